@@ -1,0 +1,75 @@
+"""Who may call what: keys, and the roles that a call takes.
+
+Every handler that is not public carries `guards=[takes("source", ...)]`. The caller is `request.user` from then on.
+"""
+
+import secrets
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, cast
+
+from litestar.connection import ASGIConnection
+from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
+
+from carbon_points.api.problems import ApiError
+from carbon_points.directory import Caller, Role
+
+_FROM_HERE = (b"content-security-policy", b"default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'")
+
+
+class Guard:
+    """Lets callers of some roles pass, and an operator everywhere. Raises ApiError."""
+
+    def __init__(self, roles: tuple[Role, ...]) -> None:
+        self.roles: list[Role] = sorted({*roles, "operator"})
+
+    def __call__(self, connection: ASGIConnection[Any, Any, Any, Any], _route: BaseRouteHandler) -> None:
+        scheme, _, secret = connection.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not secret:
+            raise ApiError("unauthenticated")
+        caller = connection.app.state.installation.directory.caller(secret.strip())
+        if caller is None:
+            raise ApiError("unauthenticated")
+        if caller.role not in self.roles:
+            raise ApiError("role-not-allowed", f"this call takes {', '.join(self.roles)}; the key is {caller.role}")
+        connection.scope["user"] = caller
+
+
+def takes(*roles: Role) -> Guard:
+    return Guard(roles)
+
+
+def security_of(handler: HTTPRouteHandler) -> list[dict[str, list[str]]]:
+    """What the API description says of a call: a key of any of these roles, or none for a public one."""
+    guards = cast(Iterable[object], handler.guards or ())
+    roles = [role for guard in guards if isinstance(guard, Guard) for role in guard.roles]
+    return [{"key": [role]} for role in roles] or [{}]
+
+
+def must_own(caller: Caller, role: Role, owner: str) -> None:
+    """Refuse a key of that role that belongs to somebody else. Raises ApiError."""
+    if caller.role == role and caller.owner != owner:
+        raise ApiError("not-yours", f"the key belongs to {caller.owner}")
+
+
+def stamped(app: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    """Middleware: give each request an id, and say it in the answer. A caller may send its own.
+
+    What a browser shows of an answer loads from here alone, and asks nobody else.
+    """
+
+    async def middleware(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+            return
+        told = next((v.decode("latin-1") for k, v in scope["headers"] if k == b"x-request-id"), "")
+        request_id = told if told.isascii() and told.isprintable() and 0 < len(told) <= 64 else secrets.token_hex(8)
+        scope["request_id"] = request_id
+
+        async def sending(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode()), _FROM_HERE]
+            await send(message)
+
+        await app(scope, receive, sending)
+
+    return middleware

@@ -1,0 +1,133 @@
+"""The composition root: one installation, its handlers, its description."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from litestar import Litestar, Request
+from litestar.datastructures import State
+from litestar.di import Provide
+from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin, ScalarRenderPlugin, YamlRenderPlugin
+from litestar.openapi.spec import Components, License, SecurityScheme, Server, Tag
+from litestar.static_files import create_static_files_router  # pyright: ignore[reportUnknownVariableType]  # partly typed
+
+from carbon_points import __version__
+from carbon_points.api import actions, city, fund, health, lots, merchants, redemptions, residents, sources
+from carbon_points.api.access import security_of, stamped
+from carbon_points.api.installation import Installation
+from carbon_points.api.problems import NOT_DECODED, answer, of_validation
+
+BODY_MOST = 256 * 1024  # bytes; a batch of actions has no such limit
+_STATIC = Path(__file__).parent / "static"
+_DESCRIPTION = """\
+The loop of personal carbon inclusion (碳普惠): **actions** become **reductions** and **points**, points are
+**redeemed** at merchants, reductions are **pooled**, issued as **lots**, sold and **retired**, and the money pays
+the merchants.
+
+* Every call that changes something may be sent again: an action is known by its `source` and `record_id`, other
+  calls by their `Idempotency-Key`. The same again answers 200 with `Idempotency-Replayed: true`; other content
+  under the same identity is refused with `identity-reused`, naming the fields. Identities are kept for ever.
+* Answers to writes are decided and durable. They carry `Carbon-Position`; a list that is given it as
+  `min_position` waits until it has seen that write.
+* Errors are RFC 9457 problems with a stable `code`; `retryable` says whether and how to send again.
+* Quantities are decimals in quotes, reductions milligrams of CO2e, money fen, times RFC 3339 with an offset.
+"""
+
+
+class StrictRequest(Request[Any, Any, Any]):
+    """Bodies are read by the handler's own type, strictly: no number for a text, no text for a number."""
+
+    async def json(self) -> Any:
+        field = self.route_handler.parsed_data_field
+        if field is None:
+            return await super().json()
+        try:
+            return msgspec.json.decode(await self.body(), type=field.annotation)
+        except NOT_DECODED as error:
+            raise of_validation(error) from None
+
+
+def create_app(installation: Installation) -> Litestar:
+    """The API over an installation; starting it starts the read models' follower, stopping it closes both."""
+
+    @asynccontextmanager
+    async def lifespan(_: Litestar) -> AsyncGenerator[None]:
+        installation.follower.start()
+        try:
+            yield
+        finally:
+            installation.close()
+
+    features = (actions, residents, redemptions, sources, merchants, lots, fund, city, health)
+    handlers = [handler for feature in features for handler in feature.handlers]
+    for handler in handlers:
+        handler.security = security_of(handler)
+    app = Litestar(
+        route_handlers=[
+            *handlers,
+            create_static_files_router("/static", [_STATIC], include_in_schema=False),
+        ],
+        dependencies={"installation": Provide(lambda: installation, sync_to_thread=False)},
+        exception_handlers={Exception: answer},
+        lifespan=[lifespan],
+        state=State({"installation": installation}),
+        request_class=StrictRequest,
+        request_max_body_size=BODY_MOST,
+        openapi_config=_description(),
+        debug=False,
+    )
+    app.asgi_handler = stamped(app.asgi_handler)  # around the routing: an address that is not there is answered, too
+    return app
+
+
+# The page asks nobody but this server: no fonts, no telemetry, no foreign proxy that a key would pass through.
+_REFERENCE = {
+    "withDefaultFonts": False,
+    "telemetry": False,
+    "proxyUrl": "",
+    "agent": {"disabled": True},
+    "mcp": {"disabled": True},
+    "hideClientButton": True,
+    "showDeveloperTools": "never",
+}
+
+
+def _description() -> OpenAPIConfig:
+    return OpenAPIConfig(
+        title="carbon_points",
+        version=__version__,
+        description=_DESCRIPTION,
+        license=License(name="Apache-2.0", identifier="Apache-2.0"),
+        servers=[Server(url="/")],
+        path="/docs",
+        components=Components(security_schemes={"key": SecurityScheme(type="http", scheme="bearer")}),
+        tags=[Tag(name=n) for n in _TAGS],
+        render_plugins=[
+            ScalarRenderPlugin(
+                path=["/", "/reference"],
+                js_url="/static/scalar/standalone.js",
+                css_url="/static/docs.css",
+                options=_REFERENCE,
+                favicon='<link rel="icon" href="data:,">',
+            ),
+            JsonRenderPlugin(path="/openapi.json"),
+            YamlRenderPlugin(path="/openapi.yaml"),
+        ],
+    )
+
+
+_TAGS = (
+    "actions",
+    "residents",
+    "redemptions",
+    "sources",
+    "methodologies",
+    "merchants",
+    "lots",
+    "fund",
+    "city",
+    "health",
+)

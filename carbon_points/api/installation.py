@@ -1,0 +1,178 @@
+"""One running installation: the journal, the directory, the read models, and how the API speaks to them."""
+
+import asyncio
+import base64
+import hashlib
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from functools import partial, wraps
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from anyio import to_thread
+from litestar import Request, Response
+from litestar.openapi.spec import Example
+from litestar.params import Body, HeaderParameter, QueryParameter
+from msgspec import Struct
+
+from carbon_points.api.problems import ApiError
+from carbon_points.directory import Caller, Directory, subject_key
+from carbon_points.domain.event import Command
+from carbon_points.domain.methodology import PublishMethodology
+from carbon_points.journal.journal import Journal, open_journal
+from carbon_points.journal.partition import Outcome, Write
+from carbon_points.journal.streams import METHODOLOGIES
+from carbon_points.methodologies import shipped
+from carbon_points.projections.cache import CityCache
+from carbon_points.projections.loop import Follower
+from carbon_points.projections.read_model import ReadModel
+from carbon_points.settings import Settings
+
+P = ParamSpec("P")
+R = TypeVar("R")
+View = Callable[[Any, datetime], object]
+READ_WAIT_SECONDS = 5.0
+POSITION_HEADER = "Carbon-Position"
+REPLAYED_HEADER = "Idempotency-Replayed"
+
+
+class Installation(Struct, frozen=True):
+    settings: Settings
+    journal: Journal
+    directory: Directory
+    read_model: ReadModel
+    follower: Follower
+    cache: CityCache
+    clock: Callable[[], datetime]
+
+    async def write(self, command: Command, facts: object = None, view: View | None = None) -> Outcome:
+        """Have a command decided and made durable. Raises its Refusal, Unavailable, or Overloaded."""
+        return done(await asyncio.wrap_future(self.journal.submit(Write(command, facts, view))))
+
+    def write_now(self, command: Command, facts: object = None, view: View | None = None) -> Outcome:
+        """The same from a thread."""
+        return done(self.journal.submit(Write(command, facts, view)).result())
+
+    def reach(self, min_position: str | None) -> None:
+        """Wait until the read models have reached a position that a write told. Raises ApiError."""
+        if min_position is None:
+            return
+        if not re.fullmatch(r"[0-9]{1,4}:[0-9]{1,15}", min_position):
+            raise ApiError("parameter-invalid", "min_position is the Carbon-Position of a write: partition:position")
+        partition, _, position = min_position.partition(":")
+        if int(partition) >= len(self.journal.partitions):
+            raise ApiError("parameter-invalid", "min_position names a partition that is not here")
+        if self.read_model.wait_for(int(partition), int(position), 0):
+            return
+        if self.journal.partitions[int(partition)].recorder.head() < int(position):
+            raise ApiError("parameter-invalid", "min_position is beyond the log: no write told it")
+        if not self.read_model.wait_for(int(partition), int(position), READ_WAIT_SECONDS):
+            raise ApiError("position-not-reached", min_position)
+
+    def close(self) -> None:
+        self.follower.stop()
+        self.read_model.close()
+        self.cache.close()
+        self.journal.close()
+        self.directory.close()
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def open_installation(settings: Settings, *, clock: Callable[[], datetime] = utc_now) -> Installation:
+    """Everything of an installation, opened; the follower is not started.
+
+    A log without any methodology is new: it adopts the tables that this release ships. Later ones are published
+    by hand.
+    """
+    journal = open_journal(settings.journal_url, partitions=settings.partitions, clock=clock)
+    if not journal.rules().methodologies.tables:
+        for one in shipped():
+            command = PublishMethodology(methodology=one.table.id, version=one.table.version, table=one.text)
+            done(journal.commit([Write(command)])[0])
+        journal.rules_changed()
+    directory = Directory(settings.directory_url, subject_key(settings.subject_key, Path(settings.data_dir)))
+    read_model = ReadModel(settings.read_url)
+    follower = Follower(journal, read_model)
+    cache = CityCache(settings.redis_url or None, scope=name_of(journal))
+    return Installation(settings, journal, directory, read_model, follower, cache, clock)
+
+
+def name_of(journal: Journal) -> str:
+    """What no other log has: the hash of the first table that it published, and when."""
+    first = next(journal.entries(journal.partition_of(METHODOLOGIES).number, until=1))
+    return first.leaf.hex()
+
+
+def done(outcome: Outcome) -> Outcome:
+    """The outcome, where the command was carried out. Raises its refusal, or the mistake that met it."""
+    if outcome.refusal:
+        raise outcome.refusal
+    if outcome.failure:
+        raise outcome.failure
+    return outcome
+
+
+# -- requests and responses ------------------------------------------------------------------------------------------
+
+
+def threaded(function: Callable[P, R]) -> Callable[P, Awaitable[R]]:
+    """Run a handler that waits for a database in a thread.
+
+    Instead of Litestar's `sync_to_thread`, which in 2.25 wraps a handler twice where a path has two methods, and then
+    answers 500.
+    """
+
+    @wraps(function)
+    async def handler(*args: P.args, **kwargs: P.kwargs) -> R:
+        return await to_thread.run_sync(partial(function, *args, **kwargs))
+
+    return handler
+
+
+def receipt(body: Any, outcome: Outcome, *, created: int = 201) -> Response[Any]:
+    """The answer to a write: where it stands in the log, and whether it is an earlier answer again."""
+    headers = {POSITION_HEADER: f"{outcome.partition}:{outcome.position}"}
+    if outcome.replayed:
+        headers[REPLAYED_HEADER] = "true"
+    return Response(body, status_code=200 if outcome.replayed else created, headers=headers)
+
+
+PLAIN = r"^[^\x00-\x1f\x7f]+$(?!\n)"  # no control characters: no id has any, and PostgreSQL takes no NUL
+CURSOR = QueryParameter(max_length=64, description="`next_cursor` of the page before", pattern=PLAIN)
+LIMIT = QueryParameter(ge=1, le=100, description="rows of a page")
+
+
+def following(cursors: Sequence[str], limit: int) -> str | None:
+    """The cursor of the next page, by the cursors of this one's rows; None where this one is the last."""
+    return cursors[-1] if len(cursors) == limit else None
+
+
+def id_from_key(prefix: str, request: Request[Caller, Any, Any], operation: str) -> str:
+    """The id of what a call makes, from its Idempotency-Key: the same key of the same caller makes the same thing."""
+    key = request.headers.get("Idempotency-Key", "").strip('"')
+    if not 1 <= len(key) <= 200:
+        raise ApiError("idempotency-key-missing")
+    told = f"{request.user.scope}\0{operation}\0{key}".encode()
+    return prefix + base64.b32encode(hashlib.sha256(told).digest()).decode().lower()[:20]
+
+
+def example(**fields: object) -> Any:
+    """The mark of a JSON body, with one that a caller could send."""
+    return Body(examples=[Example(value=fields)])
+
+
+IDEMPOTENCY_KEY = HeaderParameter(
+    name="Idempotency-Key",
+    description="Makes the call safe to repeat, for ever: the same key and body give the same answer.",
+    min_length=1,
+    max_length=200,
+)
+MIN_POSITION = QueryParameter(
+    name="min_position",
+    description="Wait until the read models have reached this `Carbon-Position` of a write, at most 5 s.",
+    pattern=r"^[0-9]{1,4}:[0-9]{1,15}$",
+)

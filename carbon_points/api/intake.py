@@ -1,0 +1,251 @@
+"""Reports in, verdicts out: the one way in for actions, one at a time, as NDJSON over HTTP, or from a file.
+
+A report names its resident by the source's own word for them (a subject); the directory says whose that is.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from carbon_points.api.installation import Installation, View
+from carbon_points.api.problems import NOT_DECODED, ApiError, of_exception, of_validation
+from carbon_points.domain.account import (
+    AccountUnknown,
+    ActionCredited,
+    ActionFacts,
+    Balance,
+    RecordAction,
+    TapRecorded,
+)
+from carbon_points.domain.event import County, Id, Word
+from carbon_points.domain.quantity import decimal, moment
+from carbon_points.domain.refusal import Conflict, Refusal
+from carbon_points.journal.entry import action_id
+from carbon_points.journal.journal import Rules
+from carbon_points.journal.partition import Outcome, Write
+
+LINE_MOST = 64 * 1024  # bytes of one line
+Found = Literal["accepted", "duplicate", "conflict", "pending", "refused", "malformed"]
+
+
+class Report(Struct, frozen=True, forbid_unknown_fields=True):
+    """One reported act. Its identity is `source` and `record_id`: sent again, it changes nothing."""
+
+    source: Id
+    record_id: Annotated[Word, Meta(examples=["2026-11-21-000017"])]
+    resident: Annotated[Word, Meta(description="the source's own name for them: a card number, a phone")]
+    behaviour: Annotated[Word, Meta(examples=["bus"])]
+    quantity: Annotated[str, Meta(max_length=400, description="an exact decimal in quotes", examples=["1"])]
+    unit: Annotated[Word, Meta(examples=["trip"])]
+    occurred_at: Annotated[datetime, Meta(description="when it ended, with its offset")]
+    county: County | None = None
+
+
+class Receipt(Struct, frozen=True, omit_defaults=True):
+    """What became of a report. `verdict` "duplicate" is the earlier answer again. `balance` is right at once."""
+
+    verdict: Found
+    action_id: str = ""
+    source: str = ""
+    record_id: str = ""
+    behaviour: str = ""
+    methodology: str = ""
+    version: str = ""
+    counted: Decimal | None = None
+    reduction_mg: int | None = None
+    points: int | None = None
+    expires_on: date | None = None
+    limits: tuple[str, ...] = ()
+    paired_with: str = ""
+    balance: Balance | None = None
+    code: str = ""
+    detail: str = ""
+    line: int = 0
+    position: str = ""
+
+
+_decoder = msgspec.json.Decoder(Report)
+
+
+def report_of(line: bytes) -> Report:
+    """A report from its JSON. Raises ApiError."""
+    try:
+        return _decoder.decode(line)
+    except NOT_DECODED as error:
+        raise of_validation(error) from None
+
+
+def command_of(report: Report, resident: str) -> RecordAction:
+    """The domain's own command. Refuses quantities and times that are none."""
+    return RecordAction(
+        resident=resident,
+        source=report.source,
+        record_id=report.record_id,
+        behaviour=report.behaviour,
+        quantity=decimal(report.quantity),
+        unit=report.unit,
+        occurred_at=moment(report.occurred_at),
+        county=report.county,
+    )
+
+
+def facts_of(rules: Rules, report: Report) -> ActionFacts:
+    """What the decision needs. Refusals, in order: SourceUnknown, SourceSuspended, BehaviourNotAllowed."""
+    return ActionFacts(rules.methodologies, rules.sources.reporting(report.source, report.behaviour))
+
+
+def receipt_of(outcome: Outcome) -> Receipt:
+    """The receipt of a command that was carried out, or was carried out before."""
+    event = outcome.events[-1]
+    place = f"{outcome.partition}:{outcome.position}"
+    known = outcome.view if isinstance(outcome.view, Balance) else None
+    if isinstance(event, TapRecorded):
+        verdict: Found = "refused" if event.refused else "duplicate" if outcome.replayed else "pending"
+        return Receipt(
+            verdict=verdict,
+            action_id=action_id(event.source, event.record_id),
+            source=event.source,
+            record_id=event.record_id,
+            behaviour=event.behaviour,
+            methodology=event.methodology,
+            balance=known,
+            code=event.refused or "",
+            position=place,
+        )
+    assert isinstance(event, ActionCredited)
+    return Receipt(
+        verdict="duplicate" if outcome.replayed else "accepted",
+        action_id=action_id(event.source, event.record_id),
+        source=event.source,
+        record_id=event.record_id,
+        behaviour=event.behaviour,
+        methodology=event.methodology,
+        version=event.version,
+        counted=event.counted,
+        reduction_mg=event.reduction_mg,
+        points=event.points,
+        expires_on=event.expires_on,
+        limits=event.limits,
+        paired_with=event.paired_with or "",
+        balance=known,
+        position=place,
+    )
+
+
+# -- many at once ----------------------------------------------------------------------------------------------------
+
+
+def judge(
+    installation: Installation, lines: Sequence[tuple[int, bytes]], *, only: str | None = None, view: View | None = None
+) -> list[Receipt]:
+    """A verdict for every line, in order; the good ones are durable when it returns.
+
+    `only` is the one source that may be named, `view` what is told of the account after each. Raises Unavailable: then
+    the same lines may be sent again.
+    """
+    receipts: dict[int, Receipt] = {}
+    reports: dict[int, Report] = {}
+    for number, line in lines:
+        try:
+            if len(line) > LINE_MOST:
+                raise ApiError("line-too-long")
+            report = report_of(line)
+            if only is not None and report.source != only:
+                raise ApiError("not-yours", f"the key or call is for {only}")
+            reports[number] = report
+        except ApiError as error:
+            receipts[number] = Receipt("malformed", code=error.code, detail=error.detail, line=number)
+    receipts |= _recorded(installation, reports, view)
+    return [receipts[number] for number, _ in lines]
+
+
+def _recorded(installation: Installation, reports: dict[int, Report], view: View | None) -> dict[int, Receipt]:
+    rules = installation.journal.rules()
+    receipts: dict[int, Receipt] = {}
+    ready: dict[int, ActionFacts] = {}
+    for number, report in reports.items():
+        try:
+            ready[number] = facts_of(rules, report)
+        except Refusal as refusal:
+            receipts[number] = _refused(number, report, refusal)
+    residents = _residents(installation, reports, ready)
+    writes: dict[int, Write] = {}
+    for number, facts in ready.items():
+        report = reports[number]
+        try:
+            if (resident := residents.get((report.source, report.resident))) is None:
+                raise AccountUnknown(source=report.source)
+            writes[number] = Write(command_of(report, resident), facts, view)
+        except Refusal as refusal:
+            receipts[number] = _refused(number, report, refusal)
+    outcomes = installation.journal.commit(list(writes.values()))
+    for number, outcome in zip(writes, outcomes, strict=True):
+        receipts[number] = _judged(number, reports[number], outcome)
+    return receipts
+
+
+def _residents(
+    installation: Installation, reports: dict[int, Report], ready: dict[int, ActionFacts]
+) -> dict[tuple[str, str], str]:
+    """Whom the subjects mean. Only a source that opens accounts makes a new resident."""
+    by_source: dict[tuple[str, bool], set[str]] = {}
+    for number, facts in ready.items():
+        by_source.setdefault((facts.source.id, facts.source.opens_accounts), set()).add(reports[number].resident)
+    return {
+        (source, subject): resident
+        for (source, opens), subjects in by_source.items()
+        for subject, resident in installation.directory.residents(source, sorted(subjects), create=opens).items()
+    }
+
+
+def _judged(number: int, report: Report, outcome: Outcome) -> Receipt:
+    if outcome.failure:
+        problem = of_exception(outcome.failure)
+        return Receipt("refused", code=problem.code, record_id=report.record_id, detail=problem.title, line=number)
+    if outcome.refusal:
+        return _refused(number, report, outcome.refusal)
+    return msgspec.structs.replace(receipt_of(outcome), line=number)
+
+
+def _refused(number: int, report: Report, refusal: Refusal) -> Receipt:
+    verdict: Found = "conflict" if isinstance(refusal, Conflict) else "refused"
+    return Receipt(
+        verdict,
+        source=report.source,
+        record_id=report.record_id,
+        behaviour=report.behaviour,
+        code=refusal.code,
+        detail=str(refusal),
+        line=number,
+    )
+
+
+class Tally(Struct):
+    """Verdicts counted; they add up to `read`."""
+
+    read: int = 0
+    accepted: int = 0
+    duplicate: int = 0
+    conflict: int = 0
+    pending: int = 0
+    refused: int = 0
+    malformed: int = 0
+    refused_by_code: dict[str, int] = {}
+    reduction_mg: int = 0
+    points: int = 0
+
+    def add(self, receipts: Sequence[Receipt]) -> None:
+        for verdict, count in Counter(r.verdict for r in receipts).items():
+            setattr(self, verdict, getattr(self, verdict) + count)
+        self.read += len(receipts)
+        for r in receipts:
+            if r.verdict == "refused":
+                self.refused_by_code[r.code] = self.refused_by_code.get(r.code, 0) + 1
+            elif r.verdict == "accepted":
+                self.reduction_mg += r.reduction_mg or 0
+                self.points += r.points or 0

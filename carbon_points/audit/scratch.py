@@ -1,0 +1,72 @@
+"""What the verifier must remember of every action: on disk, so that memory grows with accounts only.
+
+A private temporary database of SQLite, gone when it is closed. It holds the identities that commands used, what a
+reversal must know of the action that it takes back, and the parts of accounts that grow with their years.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+
+from carbon_points.journal.entry import Claim
+
+_CACHE_KB = 32_000
+_TABLES = """
+CREATE TABLE identities (partition INTEGER, key BLOB, stream TEXT, version INTEGER, position INTEGER, kept BLOB,
+    PRIMARY KEY (partition, key)) WITHOUT ROWID;
+CREATE TABLE parts (stream TEXT, part TEXT, version INTEGER, value BLOB, PRIMARY KEY (stream, part)) WITHOUT ROWID;
+"""
+
+
+class Scratch:
+    def __init__(self) -> None:
+        self._db = sqlite3.connect("", isolation_level=None)
+        self._db.executescript(f"PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-{_CACHE_KB};")
+        self._db.executescript(_TABLES)
+        self._db.execute("BEGIN")
+
+    def close(self) -> None:
+        self._db.close()
+
+    # -- identities --------------------------------------------------------------------------------------------------
+
+    def use(self, partition: int, claim: Claim, position: int, kept: bytes | None) -> bool:
+        """Remember that an event used an identity. False where another of its partition has used it."""
+        row = (partition, claim.key, claim.stream, claim.version, position, kept)
+        done = self._db.execute("INSERT INTO identities VALUES (?,?,?,?,?,?) ON CONFLICT DO NOTHING", row)
+        return done.rowcount == 1
+
+    def used_by(self, partition: int, key: bytes) -> tuple[str, int, bytes | None] | None:
+        """The stream and the position of the event that used an identity, and what was kept of it."""
+        sql = "SELECT stream, position, kept FROM identities WHERE partition = ? AND key = ?"
+        return self._db.execute(sql, (partition, key)).fetchone()
+
+    def identities(self, partition: int) -> Iterator[tuple[Claim, int]]:
+        """Every identity used in a partition, by its key, with the position of the event that used it."""
+        sql = "SELECT key, stream, version, position FROM identities WHERE partition = ? ORDER BY key"
+        for key, stream, version, position in self._db.execute(sql, (partition,)):
+            yield Claim(key, stream, version), position
+
+    def used_in_two_partitions(self) -> int:
+        sql = "SELECT count(*) FROM (SELECT key FROM identities GROUP BY key HAVING count(*) > 1)"
+        return self._db.execute(sql).fetchone()[0]
+
+    # -- parts -------------------------------------------------------------------------------------------------------
+
+    def part(self, stream: str, part: str) -> bytes | None:
+        row = self._db.execute("SELECT value FROM parts WHERE stream = ? AND part = ?", (stream, part)).fetchone()
+        return row[0] if row else None
+
+    def changed_at(self, stream: str, part: str) -> int | None:
+        """The version of the stream's event that changed a part last."""
+        row = self._db.execute("SELECT version FROM parts WHERE stream = ? AND part = ?", (stream, part)).fetchone()
+        return row[0] if row else None
+
+    def keep(self, stream: str, part: str, version: int, value: bytes) -> None:
+        self._db.execute("INSERT OR REPLACE INTO parts VALUES (?,?,?,?)", (stream, part, version, value))
+
+    def parts(self) -> Iterator[tuple[str, str]]:
+        yield from self._db.execute("SELECT stream, part FROM parts ORDER BY stream, part")
+
+    def forget_parts(self) -> None:
+        """The residents of the next partition are others."""
+        self._db.execute("DELETE FROM parts")

@@ -1,0 +1,280 @@
+"""The directory: what must not be in the log. Who a subject is, and who may call.
+
+A binding says which resident a source's name for a person (a subject: a card number, a phone) means. Subjects are kept
+as keyed hashes only; erasing a resident destroys the bindings, and the log then holds figures about nobody. API keys
+are kept as SHA-256 of 32 random bytes. Unlike the read models, nothing here can be rebuilt: back it up.
+"""
+
+import base64
+import hashlib
+import hmac
+import os
+import re
+import secrets
+import sqlite3
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, get_args
+
+from msgspec import Struct
+from sqlalchemy import Column, Connection, LargeBinary, MetaData, String, Table, bindparam, create_engine, event, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.schema import CreateSchema
+
+from carbon_points.domain.refusal import Refusal
+
+Role = Literal["source", "app", "terminal", "operator", "buyer", "auditor"]
+ROLES: tuple[Role, ...] = get_args(Role)
+REDEMPTIONS = "keys of redemptions"  # bound like subjects, for ever: they name nobody. No source's id has a space
+CACHED = 100_000
+FRESH_SECONDS = 5.0  # how long a revoked key, or an erased binding, may still be taken by another process
+
+_OWNER = re.compile(r"[^\x00-\x1f\x7f/]{1,64}")
+_TERMINAL = re.compile(f"{_OWNER.pattern}/{_OWNER.pattern}")
+_metadata = MetaData()
+_bindings = Table(
+    "bindings",
+    _metadata,
+    Column("source", String(64), primary_key=True),
+    Column("subject", LargeBinary(16), primary_key=True),
+    Column("resident", String(32), nullable=False, index=True),
+)
+_keys = Table(
+    "keys",
+    _metadata,
+    Column("key_id", String(32), primary_key=True),
+    Column("hash", LargeBinary(32), nullable=False, unique=True),
+    Column("role", String(16), nullable=False),
+    Column("owner", String(129), nullable=False),
+    Column("created_at", String(32), nullable=False),
+    Column("revoked_at", String(32)),
+)
+
+
+class Caller(Struct, frozen=True):
+    """Who a key belongs to. `owner` is the source's, merchant's or buyer's id; a terminal's is `merchant/terminal`."""
+
+    key_id: str
+    role: Role
+    owner: str
+
+    @property
+    def scope(self) -> str:
+        """What an Idempotency-Key is unique within: a rotated key keeps it."""
+        return f"{self.role}:{self.owner}"
+
+
+class Key(Struct, frozen=True):
+    key_id: str
+    role: Role
+    owner: str
+    created_at: str
+    revoked_at: str | None = None
+
+
+class OwnerInvalid(ValueError):
+    """A name that nobody can have."""
+
+
+class SubjectBound(Refusal):
+    code = "subject-bound"
+    title = "The subject is bound to another resident"
+
+
+class Directory:
+    """Thread-safe. `subject_key` is 32 bytes that never stand beside the data in a backup."""
+
+    def __init__(self, url: str, subject_key: bytes) -> None:
+        self._subject_key = subject_key
+        self._engine = create_engine(url)
+        if self._engine.dialect.name == "postgresql":
+            self._engine = self._engine.execution_options(schema_translate_map={None: "directory"})
+        else:
+            event.listen(self._engine, "connect", _prepare_sqlite)
+        self._create()
+        self._residents: OrderedDict[tuple[str, bytes], tuple[str, float]] = OrderedDict()
+        self._callers: dict[bytes, tuple[Caller | None, float]] = {}
+        self._lock = threading.Lock()
+
+    def _create(self) -> None:
+        try:
+            with self._engine.begin() as connection:
+                if connection.dialect.name == "postgresql":
+                    connection.execute(CreateSchema("directory", if_not_exists=True))
+                _metadata.create_all(connection)
+        except ProgrammingError:  # a role without rights to create is enough where the tables are
+            with self._engine.connect() as connection:
+                connection.execute(select(_keys.c.key_id).limit(1))
+
+    # -- bindings ----------------------------------------------------------------------------------------------------
+
+    def resident(self, source: str, subject: str) -> str:
+        """The resident whom a source's subject means; a new pseudonym where there is none."""
+        return self.residents(source, [subject])[subject]
+
+    def residents(self, source: str, subjects: Sequence[str], *, create: bool = True) -> dict[str, str]:
+        """The same for many at once, in one transaction. Without `create`, unknown subjects are left out."""
+        hashes = {subject: self._hash(source, subject) for subject in subjects}
+        known = self._cached(source, hashes.values())
+        if missing := list({h for h in hashes.values() if h not in known}):
+            with self._engine.begin() as connection:
+                found = _found(connection, source, missing)
+                if create and (new := [h for h in missing if h not in found]):
+                    made = {h: new_resident() for h in new}
+                    _insert_new(connection, [{"source": source, "subject": h, "resident": r} for h, r in made.items()])
+                    found |= _found(connection, source, new)  # another process may have been first
+            self._remember(source, found)
+            known |= found
+        return {subject: known[h] for subject, h in hashes.items() if h in known}
+
+    def bind(self, source: str, subjects: Sequence[str], resident: str) -> None:
+        """Bind subjects to a resident who is known already, all or none. Raises SubjectBound."""
+        hashes = [self._hash(source, subject) for subject in subjects]
+        with self._engine.begin() as connection:
+            _insert_new(connection, [{"source": source, "subject": h, "resident": resident} for h in hashes])
+            if set(_found(connection, source, hashes).values()) != {resident}:
+                raise SubjectBound(source=source)
+
+    def erase(self, resident: str) -> int:
+        """Destroy every binding of a resident that a name or a call could lead by; how many there were."""
+        theirs = (_bindings.c.resident == resident) & (_bindings.c.source != REDEMPTIONS)
+        with self._engine.begin() as connection:
+            gone = connection.execute(_bindings.delete().where(theirs)).rowcount
+        with self._lock:
+            self._residents.clear()
+        return gone
+
+    def _hash(self, source: str, subject: str) -> bytes:
+        told = f"{len(source)}:{source}{subject}".encode()
+        return hmac.digest(self._subject_key, told, hashlib.sha256)[:16]
+
+    def _cached(self, source: str, hashes: Iterable[bytes]) -> dict[bytes, str]:
+        now, found = time.monotonic(), dict[bytes, str]()
+        with self._lock:
+            for hashed in hashes:
+                kept = self._residents.get((source, hashed))
+                if kept and kept[1] > now:
+                    found[hashed] = kept[0]
+        return found
+
+    def _remember(self, source: str, found: dict[bytes, str]) -> None:
+        until = time.monotonic() + FRESH_SECONDS
+        with self._lock:
+            for hashed, resident in found.items():
+                self._residents[(source, hashed)] = (resident, until)
+            while len(self._residents) > CACHED:
+                self._residents.popitem(last=False)
+
+    # -- keys --------------------------------------------------------------------------------------------------------
+
+    def issue_key(self, role: Role, owner: str) -> tuple[Key, str]:
+        """A new key and its secret, which is told once and not kept. Raises OwnerInvalid."""
+        if not (_TERMINAL if role == "terminal" else _OWNER).fullmatch(owner):
+            raise OwnerInvalid("a key belongs to a name of up to 64 characters, a terminal's to merchant/terminal")
+        key = Key("key_" + _random(10), role, owner, datetime.now(UTC).isoformat(timespec="seconds"))
+        secret = f"cp_live_{secrets.token_urlsafe(32)}"
+        with self._engine.begin() as connection:
+            connection.execute(
+                _keys.insert().values(
+                    key_id=key.key_id, hash=_digest(secret), role=role, owner=owner, created_at=key.created_at
+                )
+            )
+        return key, secret
+
+    def revoke_key(self, key_id: str) -> bool:
+        """Whether there was such a key in force."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        with self._engine.begin() as connection:
+            in_force = (_keys.c.key_id == key_id) & _keys.c.revoked_at.is_(None)
+            revoked = connection.execute(_keys.update().where(in_force).values(revoked_at=now)).rowcount
+        self._callers.clear()
+        return bool(revoked)
+
+    def keys(self) -> list[Key]:
+        columns = (_keys.c.key_id, _keys.c.role, _keys.c.owner, _keys.c.created_at, _keys.c.revoked_at)
+        with self._engine.connect() as connection:
+            return [Key(*row) for row in connection.execute(select(*columns).order_by(_keys.c.created_at))]
+
+    def caller(self, secret: str) -> Caller | None:
+        """Who a secret belongs to, or None for a wrong or revoked one."""
+        hashed = _digest(secret)
+        kept = self._callers.get(hashed)
+        if kept and kept[1] > time.monotonic():
+            return kept[0]
+        in_force = (_keys.c.hash == hashed) & _keys.c.revoked_at.is_(None)
+        with self._engine.connect() as connection:
+            row = connection.execute(select(_keys.c.key_id, _keys.c.role, _keys.c.owner).where(in_force)).first()
+        caller = Caller(*row) if row else None
+        if len(self._callers) > CACHED:
+            self._callers.clear()
+        self._callers[hashed] = (caller, time.monotonic() + FRESH_SECONDS)
+        return caller
+
+    def ready(self) -> None:
+        """Raises what the database raises."""
+        with self._engine.connect() as connection:
+            connection.execute(select(1))
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+
+def new_resident() -> str:
+    """A random pseudonym: 100 bits, nothing of the person in it."""
+    return "res_" + _random(20)
+
+
+def subject_key(hexadecimal: str, folder: Path) -> bytes:
+    """The key that hashes subjects: as told, or from a file of the data folder that is made once."""
+    if hexadecimal:
+        return bytes.fromhex(hexadecimal)
+    file = folder / "subject.key"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    except FileExistsError:
+        return bytes.fromhex(file.read_text().strip())
+    with os.fdopen(descriptor, "w") as made:
+        made.write(secrets.token_hex(32))
+        made.flush()
+        os.fsync(made.fileno())
+    return bytes.fromhex(file.read_text().strip())
+
+
+def _random(length: int) -> str:
+    return base64.b32encode(secrets.token_bytes(length)).decode().lower()[:length]
+
+
+def _digest(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode()).digest()
+
+
+_OF_SUBJECTS = select(_bindings.c.subject, _bindings.c.resident).where(
+    _bindings.c.source == bindparam("source"), _bindings.c.subject.in_(bindparam("subjects", expanding=True))
+)
+
+
+def _found(connection: Connection, source: str, hashes: Sequence[bytes]) -> dict[bytes, str]:
+    found: dict[bytes, str] = {}
+    for start in range(0, len(hashes), 500):
+        some = hashes[start : start + 500]
+        rows = connection.execute(_OF_SUBJECTS, {"source": source, "subjects": some}).all()
+        found.update((bytes(subject), resident) for subject, resident in rows)
+    return found
+
+
+def _insert_new(connection: Connection, rows: Sequence[dict[str, object]]) -> None:
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    connection.execute(insert(_bindings).on_conflict_do_nothing(), rows)
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=20000"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()

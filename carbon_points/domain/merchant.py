@@ -1,0 +1,203 @@
+"""Merchants: who accepts points, at what price, on which terminals, and what each run of captures is owed.
+
+Invariant: settlements of a merchant cover disjoint pieces of the log, and each pays what its piece says.
+"""
+
+from datetime import datetime
+from typing import Annotated, ClassVar
+
+from msgspec import Meta, Struct
+
+from carbon_points.domain.event import Command, County, Event, Id, Text
+from carbon_points.domain.refusal import Refusal
+
+PRICE_MOST_FEN = 10_000
+
+
+class RegisterMerchant(Command):
+    """`fen_per_point`: what the fund owes the merchant for each point it accepts. `county`: a GB/T 2260 code."""
+
+    merchant: Id
+    name: Text
+    fen_per_point: Annotated[int, Meta(ge=1, le=PRICE_MOST_FEN)]
+    county: County | None = None
+
+    def claim(self) -> tuple[str, ...]:
+        return ("merchant", self.merchant)
+
+
+class ChangePrice(Command):
+    merchant: Id
+    fen_per_point: Annotated[int, Meta(ge=1, le=PRICE_MOST_FEN)]
+
+
+class EnrolTerminal(Command):
+    merchant: Id
+    terminal: Id
+
+    def claim(self) -> tuple[str, ...]:
+        return ("terminal", self.merchant, self.terminal)
+
+
+class CloseSettlement(Command):
+    """Settle what was captured and refunded between the last settlement and `through` (positions by partition)."""
+
+    merchant: Id
+    settlement_id: str
+
+    def claim(self) -> tuple[str, ...]:
+        return ("settlement", self.merchant, self.settlement_id)
+
+
+class MerchantRegistered(Event):
+    type_name: ClassVar[str] = "merchant-registered/1"
+    merchant: str
+    name: str
+    fen_per_point: int
+    county: str | None = None
+
+
+class PriceChanged(Event):
+    type_name: ClassVar[str] = "price-changed/1"
+    merchant: str
+    fen_per_point: int
+
+
+class TerminalEnrolled(Event):
+    type_name: ClassVar[str] = "terminal-enrolled/1"
+    merchant: str
+    terminal: str
+
+
+class SettlementClosed(Event):
+    """`points` and `amount_fen` are captures less refunds at positions in (`after`, `through`] of each partition."""
+
+    type_name: ClassVar[str] = "settlement-closed/1"
+    merchant: str
+    settlement_id: str
+    after: dict[str, int]
+    through: dict[str, int]
+    captures: int
+    refunds: int
+    points: int
+    amount_fen: int
+
+
+class Merchant(Struct):
+    id: str
+    name: str = ""
+    fen_per_point: int = 0
+    county: str | None = None
+    terminals: dict[str, bool] = {}
+    through: dict[str, int] = {}
+
+    def accepting(self, terminal: str) -> "Merchant":
+        """This merchant, if it may redeem at that terminal. Refusals, in order: MerchantUnknown, TerminalUnknown."""
+        if not self.name:
+            raise MerchantUnknown(merchant=self.id)
+        if terminal not in self.terminals:
+            raise TerminalUnknown(merchant=self.id, terminal=terminal)
+        return self
+
+
+class SettlementFacts(Struct, frozen=True):
+    """What the log says of a merchant between two vectors of positions."""
+
+    after: dict[str, int]
+    through: dict[str, int]
+    captures: int
+    refunds: int
+    points: int
+    amount_fen: int
+
+
+class MerchantUnknown(Refusal):
+    code = "merchant-unknown"
+    title = "No such merchant"
+
+
+class TerminalUnknown(Refusal):
+    code = "terminal-unknown"
+    title = "The merchant has no such terminal"
+
+
+class PriceInvalid(Refusal):
+    code = "price-invalid"
+    title = "A point is worth from 1 to 10,000 fen"
+
+
+class PriceUnchanged(Refusal):
+    code = "price-unchanged"
+    title = "That is already the price"
+
+
+class NothingToSettle(Refusal):
+    code = "nothing-to-settle"
+    title = "Captures less refunds since the last settlement are worth nothing"
+
+
+class SettlementOverlaps(Refusal):
+    code = "settlement-overlaps"
+    title = "Another settlement was closed meanwhile: compute it again"
+
+
+def decide(merchant: Merchant, command: Command, *, now: datetime, facts: object = None) -> list[Event]:
+    """Refusals, in order: PriceInvalid; MerchantUnknown; PriceUnchanged; SettlementOverlaps; NothingToSettle."""
+    if isinstance(command, RegisterMerchant | ChangePrice) and not 1 <= command.fen_per_point <= PRICE_MOST_FEN:
+        raise PriceInvalid(fen_per_point=command.fen_per_point)
+    match command:
+        case RegisterMerchant():
+            return [
+                MerchantRegistered(
+                    recorded_at=now,
+                    merchant=merchant.id,
+                    name=command.name,
+                    fen_per_point=command.fen_per_point,
+                    county=command.county,
+                )
+            ]
+        case _ if not merchant.name:
+            raise MerchantUnknown(merchant=merchant.id)
+        case ChangePrice():
+            if command.fen_per_point == merchant.fen_per_point:
+                raise PriceUnchanged(fen_per_point=command.fen_per_point)
+            return [PriceChanged(recorded_at=now, merchant=merchant.id, fen_per_point=command.fen_per_point)]
+        case EnrolTerminal():
+            return [TerminalEnrolled(recorded_at=now, merchant=merchant.id, terminal=command.terminal)]
+        case CloseSettlement():
+            assert isinstance(facts, SettlementFacts)
+            return [_settle(merchant, command, now=now, facts=facts)]
+        case _:
+            raise AssertionError(f"no decision for {type(command).__name__}")
+
+
+def _settle(merchant: Merchant, command: CloseSettlement, *, now: datetime, facts: SettlementFacts) -> Event:
+    if facts.after != merchant.through:
+        raise SettlementOverlaps(settled_through=merchant.through)
+    if facts.amount_fen <= 0:  # the points may be below zero: dear captures less refunds of older, cheaper ones
+        raise NothingToSettle(points=facts.points, amount_fen=facts.amount_fen)
+    return SettlementClosed(
+        recorded_at=now,
+        merchant=merchant.id,
+        settlement_id=command.settlement_id,
+        after=facts.after,
+        through=facts.through,
+        captures=facts.captures,
+        refunds=facts.refunds,
+        points=facts.points,
+        amount_fen=facts.amount_fen,
+    )
+
+
+def evolve(merchant: Merchant, event: Event) -> None:
+    match event:
+        case MerchantRegistered():
+            merchant.name, merchant.fen_per_point, merchant.county = event.name, event.fen_per_point, event.county
+        case PriceChanged():
+            merchant.fen_per_point = event.fen_per_point
+        case TerminalEnrolled():
+            merchant.terminals[event.terminal] = True
+        case SettlementClosed():
+            merchant.through = event.through
+        case _:
+            raise AssertionError(f"not a merchant's event: {event.type_name}")

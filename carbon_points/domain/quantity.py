@@ -1,0 +1,79 @@
+"""Numbers and days: exact decimals, whole milligrams, Chinese civil dates.
+
+Nothing here rounds but `to_integer`, by the name that a methodology gives.
+"""
+
+import re
+from calendar import monthrange
+from collections.abc import Mapping
+from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import ROUND_DOWN, ROUND_HALF_EVEN, ROUND_HALF_UP, Context, Decimal
+
+from carbon_points.domain.refusal import (
+    QuantityInvalid,
+    QuantityNegative,
+    QuantityTooLong,
+    TimeInvalid,
+    TimeWithoutOffset,
+)
+
+# Asia/Shanghai has had one offset since 1991, and no rule here reaches further back than 2000:
+# a fixed offset is exact, and needs no time zone file.
+CHINA = timezone(timedelta(hours=8), "Asia/Shanghai")
+
+EXACT = Context(prec=60)  # 9+6 digits times a factor of at most 12: products never round
+ROUNDINGS: Mapping[str, str] = {"half-even": ROUND_HALF_EVEN, "half-up": ROUND_HALF_UP, "down": ROUND_DOWN}
+MG_PER_G = Decimal(1000)
+MG_PER_KG = 1_000_000
+
+_PLAIN = re.compile(r"(-?)(0|[1-9][0-9]*)(\.[0-9]+)?", re.ASCII)
+_WHOLE_DIGITS, _FRACTION_DIGITS, _LOOKED_AT = 9, 6, 400
+_YEARS = range(2000, 2200)
+
+
+def decimal(text: object) -> Decimal:
+    """An exact, non-negative decimal from its text; never from a float.
+
+    Refusals, in order: QuantityInvalid (exponents, NaN, other digits, leading zeros), QuantityNegative,
+    QuantityTooLong.
+    """
+    plain = _PLAIN.fullmatch(text) if isinstance(text, str) and len(text) <= _LOOKED_AT else None
+    if plain is None or not isinstance(text, str):
+        raise QuantityInvalid(quantity=str(text)[:40])
+    sign, whole, fraction = plain.groups(default="")
+    if sign:
+        raise QuantityNegative(quantity=text[:40])
+    if len(whole) > _WHOLE_DIGITS or len(fraction) > _FRACTION_DIGITS + 1:
+        raise QuantityTooLong(quantity=text[:40])
+    return Decimal(text)
+
+
+def to_integer(value: Decimal, how: str) -> int:
+    """The one rounding of a formula: to a whole number, by its table's rule."""
+    return int(value.quantize(Decimal(1), rounding=ROUNDINGS[how], context=EXACT))
+
+
+def moment(value: datetime) -> datetime:
+    """The same instant in UTC. Refusals, in order: TimeWithoutOffset, TimeInvalid."""
+    if value.tzinfo is None:
+        raise TimeWithoutOffset(time=value.isoformat())
+    if value.year not in _YEARS:
+        raise TimeInvalid(time=value.isoformat())
+    return value.astimezone(UTC)
+
+
+def civil_day(at: datetime) -> date:
+    """The day on which an instant falls in China."""
+    return at.astimezone(CHINA).date()
+
+
+def month_of(day: date) -> str:
+    return f"{day.year:04d}-{day.month:02d}"
+
+
+def month_after(day: date, months: int, *, at_end: bool) -> date:
+    """The day that many months later, or the last day of that month. A missing day becomes the month's last."""
+    count = day.year * 12 + day.month - 1 + months
+    year, month = divmod(count, 12)
+    last = monthrange(year, month + 1)[1]
+    return date(year, month + 1, last if at_end else min(day.day, last))

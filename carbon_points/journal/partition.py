@@ -1,0 +1,338 @@
+"""The only writer: commands in, entries out, a batch a transaction.
+
+`commit` decides each command of a batch in turn against states kept in memory, and appends what followed in one
+transaction, with the claims and the states. A refused command leaves its neighbours alone. Another process may write
+too: whoever loses the race for a stream's version or a claim reads again and decides again.
+"""
+
+import random
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+
+from eventsourcing.persistence import InterfaceError, StoredEvent
+from msgspec import Struct, structs
+
+from carbon_points.domain.event import Command, Event
+from carbon_points.domain.refusal import Conflict, Refusal
+from carbon_points.journal import codec
+from carbon_points.journal.entry import Claim, Entry, StateRow, claim_key
+from carbon_points.journal.recorder import Contended, Recorder, Unreachable
+from carbon_points.journal.streams import (
+    Kind,
+    State,
+    decode_state,
+    encode_main,
+    encode_part,
+    kind_of,
+    new_state,
+    stream_of,
+)
+
+STATES_KEPT = 4_000  # per partition: a few kilobytes each
+PARTS_KEPT = 24  # of one state, before it is dropped from memory
+TRIES = 20  # lost races for the same streams before the caller is told
+PATIENT = 3  # of them before the partition is locked for the next
+CLOCK_BEHIND_MOST = timedelta(seconds=30)  # behind the newest entry; the verifier allows a minute
+PAUSE_MOST_SECONDS = 0.05  # between two of them, so that busy processes do not keep meeting
+RECONNECTS = 2
+
+
+class Write(Struct, frozen=True):
+    """One command, with the facts from other streams that its decision needs. `view` sums up the state after it."""
+
+    command: Command
+    facts: object = None
+    view: Callable[[State, datetime], object] | None = None
+
+
+class Outcome(Struct, frozen=True):
+    """What became of a write: the events it made, or made when it came first (`replayed`), or the refusal.
+
+    `position` is of the last event; `view` is what the write's own view made of the state after it. `failure` is a
+    mistake of ours that met this command: it did not happen, and its neighbours did.
+    """
+
+    stream: str
+    events: tuple[Event, ...] = ()
+    replayed: bool = False
+    refusal: Refusal | None = None
+    partition: int = 0
+    position: int = 0
+    version: int = 0
+    view: object = None
+    failure: Exception | None = None
+
+
+class Unavailable(Exception):
+    """The journal cannot be written now. The same command may be sent again."""
+
+
+class _Loaded:
+    """A state in memory: its version, which of its parts are here, and which are to be written."""
+
+    __slots__ = ("dirty", "fresh", "kind", "parts", "state", "stream", "version")
+
+    def __init__(self, stream: str) -> None:
+        self.stream = stream
+        self.kind: Kind = kind_of(stream)
+        self.state: State = new_state(stream)
+        self.version = 0
+        self.fresh = True  # read in this batch, not kept from an earlier one
+        self.parts: set[tuple[str, str]] = set()
+        self.dirty: set[tuple[str, str]] = set()
+
+
+class _Stale(Exception):
+    """What was read is not the newest: another process wrote meanwhile."""
+
+
+class _Batch:
+    """What a batch will append."""
+
+    def __init__(self) -> None:
+        self.events: list[StoredEvent] = []
+        self.claims: dict[bytes, Claim] = {}
+        self.made: dict[tuple[str, int], tuple[Event, int]] = {}  # by place: the event and its number in the batch
+        self.touched: dict[str, _Loaded] = {}
+
+
+class Partition:
+    """One partition of the journal. Thread-safe: batches of one process go one after another."""
+
+    def __init__(self, recorder: Recorder, clock: Callable[[], datetime]) -> None:
+        self.recorder = recorder
+        self.number = recorder.partition
+        self.others: Sequence[Recorder] = ()  # of the other partitions: asked for identities that are one in all
+        self._clock = clock
+        self._last: datetime | None = None  # when the newest entry was recorded; looked up by the first decision
+        self._loaded: OrderedDict[str, _Loaded] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def commit(self, writes: Sequence[Write]) -> list[Outcome]:
+        """Decide and append, in order; durable when it returns. Raises Unavailable, and then each may be sent again.
+
+        It is safe to try again after a lost answer: a command that did happen is found by its claim.
+        """
+        with self._lock:
+            for attempt in range(TRIES):
+                try:
+                    if attempt < PATIENT:
+                        return self._attempt(writes)
+                    # Whoever lost must read again before it decides, and would go on losing to one who need not.
+                    with self.recorder.alone():
+                        return self._attempt(writes)
+                except (Contended, _Stale):
+                    self._loaded.clear()
+                    time.sleep(random.uniform(0, min(0.002 * 2**attempt, PAUSE_MOST_SECONDS)))  # noqa: S311  # no secret
+                except (Unreachable, InterfaceError) as error:
+                    self._loaded.clear()
+                    if attempt >= RECONNECTS:  # a server that restarts is given a moment; the caller a clear answer
+                        raise Unavailable(str(error)) from error
+                    time.sleep(0.2 * (attempt + 1))
+                except Unavailable:
+                    self._loaded.clear()
+                    raise
+                except Exception as error:  # noqa: BLE001  # a mistake in one command must not fail its neighbours
+                    self._loaded.clear()
+                    if len(writes) == 1:
+                        return [Outcome(stream_of(writes[0].command), partition=self.number, failure=error)]
+                    break
+                except BaseException:
+                    self._loaded.clear()
+                    raise
+            else:
+                raise Unavailable("other processes kept winning the race for the same streams")
+        return [outcome for write in writes for outcome in self.commit([write])]
+
+    def _attempt(self, writes: Sequence[Write]) -> list[Outcome]:
+        keys = [claim_key(words) if (words := w.command.claim()) else None for w in writes]
+        known = self.recorder.claimed(list({key for key in keys if key}))
+        replays = {(claim.stream, claim.version) for claim in known.values()}
+        earlier = self.recorder.read_at(sorted(replays)) if replays else {}
+        wide = [k for w, k in zip(writes, keys, strict=True) if k and w.command.claimed_everywhere and k not in known]
+        for other in self.others if wide else ():
+            if elsewhere := other.claimed(wide):
+                known |= elsewhere
+                earlier |= other.read_at([(claim.stream, claim.version) for claim in elsewhere.values()])
+        fresh = [w for w, key in zip(writes, keys, strict=True) if key not in known or w.view]
+        self._load([(stream_of(w.command), self._parts(w)) for w in fresh])
+        batch = _Batch()
+        outcomes = [self._decide(write, key, known, earlier, batch) for write, key in zip(writes, keys, strict=True)]
+        self._must_be_newest([o for o in outcomes if o.refusal or o.replayed], batch)
+        refused = [k for o, k in zip(outcomes, keys, strict=True) if o.refusal and k and k not in known]
+        if refused and self.recorder.claimed(refused):
+            raise _Stale  # it came in meanwhile by another process: the answer is the earlier one, not a refusal
+        first = self._append(batch) - len(batch.events) if batch.events else 0
+        self._forget()
+        return [_placed(outcome, first) for outcome in outcomes]
+
+    def _must_be_newest(self, silent: Sequence[Outcome], batch: _Batch) -> None:
+        """Where nothing is appended to a stream, nothing else would notice that another process wrote it."""
+        kept = {
+            o.stream: loaded
+            for o in silent
+            if (loaded := self._loaded.get(o.stream)) and not loaded.fresh and o.stream not in batch.touched
+        }
+        if kept:
+            rows = self.recorder.states([(stream, "") for stream in kept])
+            stored = {row.stream: row.version for row in rows}
+            if any(stored.get(stream, 0) != loaded.version for stream, loaded in kept.items()):
+                raise _Stale
+
+    def _decide(
+        self,
+        write: Write,
+        key: bytes | None,
+        known: dict[bytes, Claim],
+        earlier: dict[tuple[str, int], Entry],
+        batch: _Batch,
+    ) -> Outcome:
+        if key and (claim := batch.claims.get(key) or known.get(key)):
+            return self._replay(write, claim, earlier, batch)
+        stream = stream_of(write.command)
+        loaded, now = self._loaded[stream], self._now()
+        for event in loaded.kind.due(loaded.state, now):
+            self._take(loaded, event, batch)
+        try:
+            events = loaded.kind.decide(loaded.state, write.command, now=now, facts=write.facts)
+        except Refusal as refusal:
+            return Outcome(stream, refusal=refusal, partition=self.number, version=loaded.version)
+        for event in events:
+            self._take(loaded, event, batch)
+        if key and events:
+            batch.claims[key] = Claim(key, stream, loaded.version)
+        view = write.view(loaded.state, now) if write.view else None
+        return Outcome(
+            stream,
+            events=tuple(events),
+            replayed=not events,
+            partition=self.number,
+            position=len(batch.events) if events else 0,
+            version=loaded.version,
+            view=view,
+        )
+
+    def _replay(self, write: Write, claim: Claim, earlier: dict[tuple[str, int], Entry], batch: _Batch) -> Outcome:
+        """The earlier answer again, or a refusal that names what differs."""
+        place = (claim.stream, claim.version)
+        made, partition = batch.made.get(place), self.number
+        if made:
+            event, position = made
+        else:
+            entry = earlier[place]
+            event, position, partition = codec.decode(entry.type, entry.state), -entry.position, entry.partition
+        refusal = None
+        if fields := write.command.differs(event):
+            refusal = Conflict(fields=sorted(fields))
+        stream = stream_of(write.command)
+        told = write.view is not None and refusal is None
+        return Outcome(
+            stream,
+            events=(event,),
+            replayed=True,
+            refusal=refusal,
+            partition=partition,
+            position=position,
+            version=claim.version,
+            view=write.view(self._loaded[stream].state, self._now()) if told and write.view else None,
+        )
+
+    def _take(self, loaded: _Loaded, event: Event, batch: _Batch) -> None:
+        """Put an event into the state and the batch."""
+        parts = loaded.kind.parts(event)
+        if missing := [part for part in parts if part not in loaded.parts]:
+            self._load([(loaded.stream, missing)])
+        loaded.kind.evolve(loaded.state, event)
+        loaded.version += 1
+        loaded.dirty.update(parts)
+        type_name, state = codec.encode(event)
+        batch.events.append(StoredEvent(loaded.stream, loaded.version, type_name, state))
+        batch.made[(loaded.stream, loaded.version)] = (event, len(batch.events))
+        batch.touched[loaded.stream] = loaded
+
+    def _append(self, batch: _Batch) -> int:
+        rows: list[StateRow] = []
+        for stream, loaded in batch.touched.items():
+            rows.append(StateRow(stream, "", loaded.version, encode_main(loaded.kind, loaded.state)))
+            for field, key in sorted(loaded.dirty):
+                if (part := encode_part(loaded.state, field, key)) is not None:
+                    rows.append(StateRow(stream, f"{field}/{key}", loaded.version, part))
+            loaded.dirty.clear()
+        return self.recorder.append(batch.events, list(batch.claims.values()), rows)
+
+    def _forget(self) -> None:
+        """Keep memory bounded: the states that were used longest ago go, and those that grew many parts."""
+        for stream in [stream for stream, loaded in self._loaded.items() if len(loaded.parts) > PARTS_KEPT]:
+            del self._loaded[stream]
+        for loaded in self._loaded.values():
+            loaded.fresh = False
+        while len(self._loaded) > STATES_KEPT:
+            self._loaded.popitem(last=False)
+
+    # -- states ------------------------------------------------------------------------------------------------------
+
+    def _parts(self, write: Write) -> list[tuple[str, str]]:
+        return kind_of(stream_of(write.command)).parts(write.command, write.facts)
+
+    def _load(self, wanted: Sequence[tuple[str, Sequence[tuple[str, str]]]]) -> None:
+        """Bring states and their parts into memory, all in one query."""
+        rows: list[tuple[str, str]] = []
+        for stream, parts in wanted:
+            loaded = self._loaded.get(stream)
+            if loaded is None:
+                loaded = self._loaded[stream] = _Loaded(stream)
+                rows.append((stream, ""))
+            else:
+                self._loaded.move_to_end(stream)
+            for part in parts:
+                if part not in loaded.parts:
+                    loaded.parts.add(part)
+                    rows.append((stream, "/".join(part)))
+        if rows:
+            self._fill(self._loaded, self.recorder.states(rows))
+
+    @staticmethod
+    def _fill(into: "dict[str, _Loaded] | OrderedDict[str, _Loaded]", rows: Sequence[StateRow]) -> None:
+        for row in sorted(rows, key=lambda r: r.part):  # the main part comes first: ""
+            loaded = into[row.stream]
+            if not row.part:
+                # Parts that are here already stay: only a state that is new in memory reads its main part.
+                loaded.state, loaded.version = decode_state(loaded.kind.state_type, row.state), row.version
+            elif row.version > loaded.version:
+                raise _Stale  # the main part was kept from before another process wrote both
+            else:
+                field, _, key = row.part.partition("/")
+                getattr(loaded.state, field)[key] = decode_state(loaded.kind.parted[field], row.state)
+
+    def state(self, stream: str, parts: Sequence[tuple[str, str]] = ()) -> tuple[State, int]:
+        """A stream's state as it is committed, and its version. Only the named parts are filled in."""
+        loaded = _Loaded(stream)
+        wanted = [(stream, ""), *((stream, "/".join(part)) for part in parts)]
+        self._fill({stream: loaded}, self.recorder.states(wanted))
+        return loaded.state, loaded.version
+
+    def _last_recorded(self) -> datetime:
+        """When the newest entry was recorded: a clock that went back since must not show."""
+        for entry in self.recorder.read(self.recorder.head() - 1, 1):
+            return codec.decode(entry.type, entry.state).recorded_at
+        return datetime.min.replace(tzinfo=UTC)
+
+    def _now(self) -> datetime:
+        """The time, never earlier than it was before in this partition."""
+        now = self._clock()
+        if self._last is None:
+            self._last = self._last_recorded()
+        if self._last - now > CLOCK_BEHIND_MOST:
+            raise Unavailable(f"the clock is at {now}, before the newest entry's {self._last}")
+        self._last = max(self._last, now)
+        return self._last
+
+
+def _placed(outcome: Outcome, first: int) -> Outcome:
+    """A position counted in the batch becomes one of the partition. Those of earlier entries are negative till here."""
+    if outcome.position == 0:
+        return outcome
+    return structs.replace(outcome, position=-outcome.position if outcome.position < 0 else first + outcome.position)

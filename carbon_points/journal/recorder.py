@@ -1,0 +1,399 @@
+"""Where entries lie: recorders of the `eventsourcing` library with a gapless counter, claims, states and leaf hashes.
+
+The library orders a table with a lock and a sequence. Here a counter row does it: its lock serialises the writers of
+one partition, and positions have no gaps through rollback, crash and failover (docs/decisions.md, 2026-11-22). What
+an append guards (claims) and caches (states) is written in the same transaction.
+"""
+
+import sqlite3
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, LiteralString, Protocol
+
+from eventsourcing.persistence import IntegrityError, InterfaceError, OperationalError, StoredEvent
+from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastore
+from eventsourcing.sqlite import SQLiteApplicationRecorder, SQLiteCursor, SQLiteDatastore
+from eventsourcing.utils import retry
+from psycopg import Cursor
+from psycopg.rows import DictRow, tuple_row
+from psycopg.sql import SQL, Composed, Identifier
+
+from carbon_points.journal.entry import Claim, Entry, StateRow, leaf_hash
+
+# Claims of an append that were used meanwhile, or a stream version that another process wrote.
+Contended = IntegrityError
+# The database did not answer, or not in time. What was asked may or may not have happened: the claims tell.
+Unreachable = OperationalError
+
+
+class Recorder(Protocol):
+    """One partition's storage. Appending is all or nothing, and durable when it returns."""
+
+    partition: int
+
+    def create_table(self) -> None: ...
+    def append(self, events: Sequence[StoredEvent], claims: Sequence[Claim], states: Sequence[StateRow]) -> int: ...
+    def alone(self) -> AbstractContextManager[None]: ...
+    def read(self, after: int, limit: int) -> list[Entry]: ...
+    def read_at(self, places: Sequence[tuple[str, int]]) -> dict[tuple[str, int], Entry]: ...
+    def claimed(self, keys: Sequence[bytes]) -> dict[bytes, Claim]: ...
+    def states(self, wanted: Sequence[tuple[str, str]]) -> list[StateRow]: ...
+    def all_claims(self, after: bytes, limit: int) -> list[Claim]: ...
+    def all_states(self, after: tuple[str, str], limit: int) -> list[StateRow]: ...
+    def head(self) -> int: ...
+    def about(self, facts: dict[str, str] | None = None) -> dict[str, str]: ...
+    def close(self) -> None: ...
+
+
+class SQLiteRecorder(SQLiteApplicationRecorder):
+    """A partition in one SQLite file. Durable: WAL with `synchronous=FULL`, SQLite's own default."""
+
+    def __init__(self, datastore: SQLiteDatastore, events_table_name: str = "entries", *, partition: int = 0) -> None:
+        self.partition = partition
+        self._held: SQLiteCursor | None = None
+        super().__init__(datastore, events_table_name)
+
+    def construct_create_table_statements(self) -> list[str]:
+        return [
+            (
+                f"CREATE TABLE IF NOT EXISTS {self.events_table_name} (notification_id INTEGER PRIMARY KEY, "
+                "originator_id TEXT NOT NULL, originator_version INTEGER NOT NULL, topic TEXT NOT NULL, "
+                "state BLOB NOT NULL, leaf BLOB NOT NULL, UNIQUE (originator_id, originator_version))"
+            ),
+            "CREATE TABLE IF NOT EXISTS counter (one INTEGER PRIMARY KEY CHECK (one = 1), n INTEGER NOT NULL)",
+            "INSERT OR IGNORE INTO counter VALUES (1, 0)",
+            (
+                "CREATE TABLE IF NOT EXISTS claims (key BLOB PRIMARY KEY, stream TEXT NOT NULL, "
+                "version INTEGER NOT NULL) WITHOUT ROWID"
+            ),
+            (
+                "CREATE TABLE IF NOT EXISTS states (stream TEXT, part TEXT, version INTEGER NOT NULL, "
+                "state BLOB NOT NULL, PRIMARY KEY (stream, part)) WITHOUT ROWID"
+            ),
+            "CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+        ]
+
+    @contextmanager
+    def _writing(self) -> Generator[SQLiteCursor]:
+        if self._held is not None:
+            yield self._held
+            return
+        # The library begins deferred; two writers would then fail in the middle instead of waiting at the start.
+        with self.datastore.get_connection(commit=True) as connection:
+            cursor = connection.cursor()
+            try:
+                cursor.execute("BEGIN IMMEDIATE")
+                yield cursor
+                connection.commit()
+            except BaseException as error:
+                connection.rollback()
+                raise _translated(error) from error
+
+    @contextmanager
+    def alone(self) -> Generator[None]:
+        """Keep every other writer of this partition away: what is read meanwhile is what the append will meet."""
+        if self.datastore.pool.is_sqlite_memory_mode:  # nobody else can write to it
+            yield
+            return
+        with self._writing() as cursor:
+            self._held = cursor
+            try:
+                yield
+            finally:
+                self._held = None
+
+    def insert_events(self, stored_events: Sequence[StoredEvent], **kwargs: Any) -> Sequence[int] | None:
+        last = self.append(stored_events, kwargs.get("claims", ()), kwargs.get("states", ()))
+        return range(last - len(stored_events) + 1, last + 1)
+
+    def append(self, events: Sequence[StoredEvent], claims: Sequence[Claim], states: Sequence[StateRow]) -> int:
+        """The position of the last event. Raises Contended or Unreachable, and then nothing was written."""
+        with self._writing() as cursor:
+            cursor.execute("UPDATE counter SET n = n + ? RETURNING n", (len(events),))
+            last: int = cursor.fetchone()[0]
+            first = last - len(events) + 1
+            cursor.executemany(
+                f"INSERT INTO {self.events_table_name} VALUES (?,?,?,?,?,?)",
+                [
+                    (first + i, str(e.originator_id), e.originator_version, e.topic, e.state, self._leaf(e))
+                    for i, e in enumerate(events)
+                ],
+            )
+            cursor.executemany("INSERT INTO claims VALUES (?,?,?)", [(c.key, c.stream, c.version) for c in claims])
+            cursor.executemany(
+                "INSERT INTO states VALUES (?,?,?,?) ON CONFLICT (stream, part) "
+                "DO UPDATE SET version = excluded.version, state = excluded.state",
+                [(s.stream, s.part, s.version, s.state) for s in states],
+            )
+        return last
+
+    def _leaf(self, event: StoredEvent) -> bytes:
+        return leaf_hash(self.partition, str(event.originator_id), event.originator_version, event.topic, event.state)
+
+    def _rows(self, sql: str, params: Sequence[Any] = ()) -> list[Any]:
+        try:
+            with self.datastore.get_connection(commit=False) as connection:
+                cursor = connection.cursor()
+                cursor.execute(sql, tuple(params))
+                return cursor.fetchall()
+        except sqlite3.Error as error:
+            raise _translated(error) from error
+
+    def _entries(self, where: str, params: Sequence[Any]) -> list[Entry]:
+        rows = self._rows(
+            "SELECT notification_id, originator_id, originator_version, topic, state, leaf "
+            f"FROM {self.events_table_name} {where}",
+            params,
+        )
+        return [Entry(self.partition, *tuple(row)) for row in rows]
+
+    def read(self, after: int, limit: int) -> list[Entry]:
+        return self._entries("WHERE notification_id > ? ORDER BY notification_id LIMIT ?", (after, limit))
+
+    def read_at(self, places: Sequence[tuple[str, int]]) -> dict[tuple[str, int], Entry]:
+        found: dict[tuple[str, int], Entry] = {}
+        for some in _chunks(places):
+            marks = ",".join(["(?,?)"] * len(some))
+            flat = [word for place in some for word in place]
+            for entry in self._entries(f"WHERE (originator_id, originator_version) IN (VALUES {marks})", flat):
+                found[(entry.stream, entry.version)] = entry
+        return found
+
+    def claimed(self, keys: Sequence[bytes]) -> dict[bytes, Claim]:
+        found: dict[bytes, Claim] = {}
+        for some in _chunks(keys):
+            marks = ",".join("?" * len(some))
+            for row in self._rows(f"SELECT key, stream, version FROM claims WHERE key IN ({marks})", some):
+                found[row[0]] = Claim(*tuple(row))
+        return found
+
+    def states(self, wanted: Sequence[tuple[str, str]]) -> list[StateRow]:
+        rows: list[Any] = []
+        for some in _chunks(wanted):
+            marks = ",".join(["(?,?)"] * len(some))
+            flat = [word for pair in some for word in pair]
+            rows += self._rows(
+                f"SELECT stream, part, version, state FROM states WHERE (stream, part) IN (VALUES {marks})", flat
+            )
+        return [StateRow(*tuple(row)) for row in rows]
+
+    def all_claims(self, after: bytes, limit: int) -> list[Claim]:
+        rows = self._rows("SELECT key, stream, version FROM claims WHERE key > ? ORDER BY key LIMIT ?", (after, limit))
+        return [Claim(*tuple(row)) for row in rows]
+
+    def all_states(self, after: tuple[str, str], limit: int) -> list[StateRow]:
+        rows = self._rows(
+            "SELECT stream, part, version, state FROM states WHERE (stream, part) > (?,?) "
+            "ORDER BY stream, part LIMIT ?",
+            (*after, limit),
+        )
+        return [StateRow(*tuple(row)) for row in rows]
+
+    def head(self) -> int:
+        return self._rows("SELECT n FROM counter")[0][0]
+
+    def about(self, facts: dict[str, str] | None = None) -> dict[str, str]:
+        if facts:
+            with self._writing() as cursor:
+                cursor.executemany("INSERT OR IGNORE INTO about VALUES (?,?)", list(facts.items()))
+        return {row[0]: row[1] for row in self._rows("SELECT name, value FROM about")}
+
+    def close(self) -> None:
+        self.datastore.close()
+
+
+class PostgresRecorder(PostgresApplicationRecorder):
+    """A partition in one schema of PostgreSQL. Durable as the server's `synchronous_commit` says (default: on)."""
+
+    def __init__(self, datastore: PostgresDatastore, *, events_table_name: str = "entries", partition: int = 0) -> None:
+        self.partition = partition
+        self._held: Cursor[DictRow] | None = None
+        super().__init__(datastore, events_table_name=events_table_name)
+        self._schema = Identifier(datastore.schema)
+        self._table = Identifier(events_table_name)
+        self.sql_create_statements = [self._sql(text) for text in _POSTGRES_TABLES]
+
+    def _sql(self, text: LiteralString) -> Composed:
+        return SQL(text).format(schema=self._schema, entries=self._table)
+
+    def insert_events(self, stored_events: Sequence[StoredEvent], **kwargs: Any) -> Sequence[int] | None:
+        # Without the library's retry: a commit whose answer was lost may have happened.
+        if not stored_events:
+            return []
+        last = self.append(stored_events, kwargs.get("claims", ()), kwargs.get("states", ()))
+        return range(last - len(stored_events) + 1, last + 1)
+
+    def append(self, events: Sequence[StoredEvent], claims: Sequence[Claim], states: Sequence[StateRow]) -> int:
+        """The position of the last event. Raises Contended or Unreachable; after Unreachable the claims tell."""
+        with self._writing() as cursor:
+            cursor.execute(self._sql("UPDATE {schema}.counter SET n = n + %s RETURNING n"), (len(events),))
+            last = int(self._one(cursor)["n"])
+            first = last - len(events) + 1
+            if events:
+                cursor.execute(
+                    self._sql(_INSERT_ENTRIES),
+                    (
+                        list(range(first, last + 1)),
+                        [str(e.originator_id) for e in events],
+                        [e.originator_version for e in events],
+                        [e.topic for e in events],
+                        [e.state for e in events],
+                        [self._leaf(e) for e in events],
+                    ),
+                    binary=True,
+                )
+            if claims:
+                cursor.execute(
+                    self._sql(_INSERT_CLAIMS),
+                    ([c.key for c in claims], [c.stream for c in claims], [c.version for c in claims]),
+                )
+            if states:
+                cursor.execute(
+                    self._sql(_UPSERT_STATES),
+                    (
+                        [s.stream for s in states],
+                        [s.part for s in states],
+                        [s.version for s in states],
+                        [s.state for s in states],
+                    ),
+                )
+        return last
+
+    @contextmanager
+    def _writing(self) -> Generator[Cursor[DictRow]]:
+        if self._held is not None:
+            yield self._held
+        else:
+            with self.datastore.transaction(commit=True) as cursor:
+                yield cursor
+
+    @contextmanager
+    def alone(self) -> Generator[None]:
+        """Keep every other writer of this partition away: what is read meanwhile is what the append will meet."""
+        with self.datastore.transaction(commit=True) as cursor:
+            cursor.execute(self._sql("SELECT n FROM {schema}.counter FOR UPDATE"))
+            self._held = cursor
+            try:
+                yield
+            finally:
+                self._held = None
+
+    @staticmethod
+    def _one(cursor: Cursor[DictRow]) -> DictRow:
+        row = cursor.fetchone()
+        assert row is not None, "the counter has its one row"
+        return row
+
+    def _leaf(self, event: StoredEvent) -> bytes:
+        return leaf_hash(self.partition, str(event.originator_id), event.originator_version, event.topic, event.state)
+
+    @retry((InterfaceError, OperationalError), max_attempts=3, wait=0.1)  # a connection that was dropped is made again
+    def _rows(self, text: LiteralString, params: Sequence[Any] = ()) -> list[Any]:
+        with self.datastore.get_connection() as connection, connection.cursor(row_factory=tuple_row) as c:
+            c.execute(self._sql(text), params, prepare=True, binary=True)
+            return c.fetchall()
+
+    def _entries(self, where: LiteralString, params: Sequence[Any]) -> list[Entry]:
+        rows = self._rows(
+            "SELECT notification_id, originator_id, originator_version, topic, state, leaf FROM {schema}.{entries} "
+            + where,
+            params,
+        )
+        return [Entry(self.partition, n, stream, v, topic, bytes(s), bytes(h)) for n, stream, v, topic, s, h in rows]
+
+    def read(self, after: int, limit: int) -> list[Entry]:
+        return self._entries("WHERE notification_id > %s ORDER BY notification_id LIMIT %s", (after, limit))
+
+    def read_at(self, places: Sequence[tuple[str, int]]) -> dict[tuple[str, int], Entry]:
+        entries = self._entries(
+            "WHERE (originator_id, originator_version) IN (SELECT * FROM unnest(%s::text[], %s::bigint[]))",
+            ([stream for stream, _ in places], [version for _, version in places]),
+        )
+        return {(e.stream, e.version): e for e in entries}
+
+    def claimed(self, keys: Sequence[bytes]) -> dict[bytes, Claim]:
+        rows = self._rows(
+            "SELECT key, stream, version FROM {schema}.claims WHERE key = ANY(%s::bytea[])", (list(keys),)
+        )
+        return {bytes(key): Claim(bytes(key), stream, version) for key, stream, version in rows}
+
+    def states(self, wanted: Sequence[tuple[str, str]]) -> list[StateRow]:
+        rows = self._rows(
+            "SELECT stream, part, version, state FROM {schema}.states "
+            "WHERE (stream, part) IN (SELECT * FROM unnest(%s::text[], %s::text[]))",
+            ([stream for stream, _ in wanted], [part for _, part in wanted]),
+        )
+        return [StateRow(stream, part, version, bytes(state)) for stream, part, version, state in rows]
+
+    def all_claims(self, after: bytes, limit: int) -> list[Claim]:
+        rows = self._rows(
+            "SELECT key, stream, version FROM {schema}.claims WHERE key > %s ORDER BY key LIMIT %s", (after, limit)
+        )
+        return [Claim(bytes(key), stream, version) for key, stream, version in rows]
+
+    def all_states(self, after: tuple[str, str], limit: int) -> list[StateRow]:
+        rows = self._rows(
+            "SELECT stream, part, version, state FROM {schema}.states WHERE (stream, part) > (%s,%s) "
+            "ORDER BY stream, part LIMIT %s",
+            (*after, limit),
+        )
+        return [StateRow(stream, part, version, bytes(state)) for stream, part, version, state in rows]
+
+    def head(self) -> int:
+        return self._rows("SELECT n FROM {schema}.counter")[0][0]
+
+    def about(self, facts: dict[str, str] | None = None) -> dict[str, str]:
+        if facts:
+            with self.datastore.transaction(commit=True) as cursor:
+                cursor.executemany(
+                    self._sql("INSERT INTO {schema}.about VALUES (%s, %s) ON CONFLICT DO NOTHING"), list(facts.items())
+                )
+        return dict(self._rows("SELECT name, value FROM {schema}.about"))
+
+    def close(self) -> None:
+        self.datastore.close()
+
+
+# Text columns sort by bytes (COLLATE "C"): the same order on every machine, and as in Python.
+_POSTGRES_TABLES: tuple[LiteralString, ...] = (
+    "CREATE SCHEMA IF NOT EXISTS {schema}",
+    (
+        "CREATE TABLE IF NOT EXISTS {schema}.{entries} (notification_id bigint PRIMARY KEY, "
+        'originator_id text COLLATE "C" NOT NULL, originator_version bigint NOT NULL, topic text NOT NULL, '
+        "state bytea NOT NULL, leaf bytea NOT NULL, UNIQUE (originator_id, originator_version))"
+    ),
+    "CREATE TABLE IF NOT EXISTS {schema}.counter (one int PRIMARY KEY CHECK (one = 1), n bigint NOT NULL)",
+    "INSERT INTO {schema}.counter VALUES (1, 0) ON CONFLICT DO NOTHING",
+    "CREATE TABLE IF NOT EXISTS {schema}.claims (key bytea PRIMARY KEY, stream text NOT NULL, version bigint NOT NULL)",
+    (
+        'CREATE TABLE IF NOT EXISTS {schema}.states (stream text COLLATE "C", part text COLLATE "C", '
+        "version bigint NOT NULL, state bytea NOT NULL, PRIMARY KEY (stream, part)) WITH (fillfactor = 70)"
+    ),
+    "CREATE TABLE IF NOT EXISTS {schema}.about (name text PRIMARY KEY, value text NOT NULL)",
+)
+_INSERT_ENTRIES = (
+    "INSERT INTO {schema}.{entries} (notification_id, originator_id, originator_version, topic, state, leaf) "
+    "SELECT * FROM unnest(%b::bigint[], %b::text[], %b::bigint[], %b::text[], %b::bytea[], %b::bytea[])"
+)
+_INSERT_CLAIMS = "INSERT INTO {schema}.claims SELECT * FROM unnest(%b::bytea[], %b::text[], %b::bigint[])"
+_UPSERT_STATES = (
+    "INSERT INTO {schema}.states SELECT * FROM unnest(%b::text[], %b::text[], %b::bigint[], %b::bytea[]) "
+    "ON CONFLICT (stream, part) DO UPDATE SET version = excluded.version, state = excluded.state"
+)
+_CHUNK = 400
+
+
+def _chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(items), _CHUNK):
+        yield items[start : start + _CHUNK]
+
+
+def _translated(error: BaseException) -> BaseException:
+    """The library's own error for one of sqlite3's; any other as it is."""
+    match error:
+        case sqlite3.IntegrityError():
+            return Contended(error)
+        case sqlite3.OperationalError() | sqlite3.DatabaseError():
+            return Unreachable(error)
+        case _:
+            return error

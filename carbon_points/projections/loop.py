@@ -1,0 +1,124 @@
+"""What feeds the read models: a thread that follows the journal, and a rebuild from nothing.
+
+Following is asking each partition for what comes after the stored position, in batches; a commit of this process is a
+hint to ask at once. A database that fails is asked again, later and later: nothing is lost, since the log is elsewhere.
+"""
+
+import logging
+import threading
+import time
+from itertools import islice
+
+from msgspec import Struct
+
+from carbon_points.journal.journal import Journal
+from carbon_points.projections.read_model import ReadModel
+
+BATCH = 2_000
+POLL_SECONDS = 0.2
+BACK_OFF_MOST_SECONDS = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+class Ahead(Exception):
+    """The rows follow from entries that the log does not have: it was restored, or it is another one."""
+
+
+class Follower:
+    """Keeps a read model up with a journal. Others may follow with the same read model, here or elsewhere."""
+
+    def __init__(self, journal: Journal, read_model: ReadModel) -> None:
+        self._journal = journal
+        self._read_model = read_model
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        assert self._thread is None, "it follows already"
+        self._stopping.clear()
+        self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Return when the batch at hand is done."""
+        self._stopping.set()
+        self._journal.appended.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def lag(self) -> dict[int, int]:
+        """By partition, how many entries the rows are behind the log."""
+        stored = self._read_model.positions()
+        return {partition: max(head - stored.get(partition, 0), 0) for partition, head in self._journal.heads().items()}
+
+    def catch_up(self, timeout: float) -> bool:
+        """Whether the rows follow the log as far as it goes now, at the latest after `timeout` seconds.
+
+        Where no thread is started, the caller's own does the work, all of it, and raises what `follow` raises.
+        """
+        deadline = time.monotonic() + timeout
+        heads = self._journal.heads()
+        if self._thread is None:
+            follow(self._journal, self._read_model)
+        self._journal.appended.set()
+        return all(
+            self._read_model.wait_for(partition, head, max(deadline - time.monotonic(), 0.0))
+            for partition, head in heads.items()
+        )
+
+    def _run(self) -> None:
+        wait = 0.0
+        while not self._stopping.is_set():
+            self._journal.appended.clear()
+            try:
+                follow(self._journal, self._read_model, stopping=self._stopping)
+                wait = 0.0
+            except Exception:  # noqa: BLE001  # whatever it is, the log is still there: to stop would mend nothing
+                wait = min(wait * 2 or POLL_SECONDS, BACK_OFF_MOST_SECONDS)
+                _log.exception("the read models do not follow the log; asking again in %.1f s", wait)
+                self._stopping.wait(wait)
+                continue
+            self._journal.appended.wait(POLL_SECONDS)
+
+
+def follow(journal: Journal, read_model: ReadModel, *, stopping: threading.Event | None = None) -> int:
+    """Apply what is in the journal and not in the rows, partition by partition in turns. Returns how many entries.
+
+    Raises Ahead, and what `ReadModel.apply` and the journal raise.
+    """
+    applied = 0
+    stored = read_model.positions()
+    heads = journal.heads()
+    if ahead := {partition: position for partition, position in stored.items() if position > heads.get(partition, 0)}:
+        raise Ahead(f"the rows stand at {ahead}, the log at {heads}: they are not of this log, and want a rebuild")
+    behind = [partition.number for partition in journal.partitions]
+    while behind and not (stopping and stopping.is_set()):
+        for partition in list(behind):
+            entries = list(islice(journal.entries(partition, stored.get(partition, 0), chunk=BATCH), BATCH))
+            if entries:
+                stored[partition] = read_model.apply(partition, entries)
+                applied += len(entries)
+            if len(entries) < BATCH:
+                behind.remove(partition)
+    return applied
+
+
+class RebuildReport(Struct, frozen=True):
+    entries: int
+    seconds: float
+
+
+def rebuild(journal: Journal, url: str) -> RebuildReport:
+    """Make the rows from nothing beside the live ones, which are read and written meanwhile, and put them in place."""
+    begun = time.monotonic()
+    live = ReadModel(url, keep=True)
+    try:
+        with live.beside() as made:
+            follow(journal, made)
+            live.replace_with(made, lambda: follow(journal, made))
+            entries = sum(live.positions().values())
+    finally:
+        live.close()
+    return RebuildReport(entries, time.monotonic() - begun)

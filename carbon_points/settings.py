@@ -1,0 +1,99 @@
+"""What this installation is told, once, from the environment. Nothing here decides a number: that is in the log."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta, Struct
+
+PARTITIONS_MOST = 1024
+_DATABASES, _CACHES = ("postgresql", "postgres", "sqlite"), ("redis", "rediss", "unix")
+_SECRET = re.compile(r"(://[^:/?#]*:)[^/?#]*(?=@)|([?&]password=)[^&#]*")
+
+
+class SettingsInvalid(Exception):
+    """A variable of the environment that cannot be read, with its name."""
+
+
+class Settings(Struct, frozen=True):
+    """Each field is the environment variable `CARBON_<NAME>`. An empty URL means the embedded default."""
+
+    data_dir: str = "carbon-data"
+    database_url: str = ""
+    redis_url: str = ""
+    partitions: Annotated[int, Meta(ge=1, le=PARTITIONS_MOST)] = (
+        4  # of a journal that is created; one that exists keeps its own
+    )
+    subject_key: str = ""  # hex; default: a file in the data folder, made on first use
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65_535)] = 8000
+    region: str = "330500"  # GB/T 2260 code, in serials: Huzhou
+    scheme: str = "HZTDR"  # the programme's short name, in serials
+    log: Literal["critical", "error", "warning", "info", "debug"] = "info"
+
+    @property
+    def journal_url(self) -> str:
+        """For `open_journal`: PostgreSQL's own URL, or SQLite's folder."""
+        return self.database_url if self._postgres else f"sqlite:///{self.folder / 'journal'}"
+
+    @property
+    def read_url(self) -> str:
+        """For SQLAlchemy: the read models."""
+        return self._alchemy("read.sqlite")
+
+    @property
+    def directory_url(self) -> str:
+        """For SQLAlchemy: bindings and keys, which are not in the log and cannot be rebuilt from it."""
+        return self._alchemy("directory.sqlite")
+
+    @property
+    def _postgres(self) -> bool:
+        return urlsplit(self.database_url).scheme in ("postgresql", "postgres")
+
+    @property
+    def folder(self) -> Path:
+        """Where SQLite's files are: `sqlite:///folder` names one, the data folder is the default."""
+        named = urlsplit(self.database_url).path.removeprefix("/") if self.database_url else ""
+        return Path(named or self.data_dir).absolute()
+
+    def _alchemy(self, name: str) -> str:
+        if self._postgres:
+            return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", self.database_url)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return f"sqlite:///{self.folder / name}"
+
+    def shown(self) -> dict[str, object]:
+        """The settings in force, with passwords and keys hidden."""
+        told = msgspec.to_builtins(self)
+        for name in ("database_url", "redis_url"):
+            told[name] = _SECRET.sub(r"\1\2***", told[name])
+        told["subject_key"] = "***" if self.subject_key else ""
+        return told
+
+
+def load(environment: Mapping[str, str] | None = None) -> Settings:
+    """Settings from `CARBON_*` variables. Raises SettingsInvalid."""
+    found = os.environ if environment is None else environment
+    names = {f"CARBON_{name.upper()}": name for name in Settings.__struct_fields__}
+    told = {name: found[variable] for variable, name in names.items() if variable in found}
+    try:
+        settings = msgspec.convert(told, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        what, _, field = str(error).partition(" - at `$.")
+        raise SettingsInvalid(f"CARBON_{field.rstrip('`').upper()}: {what}") from None
+    database, redis = (urlsplit(url).scheme for url in (settings.database_url, settings.redis_url))
+    for holds, what in (
+        (not settings.database_url or database in _DATABASES, "DATABASE_URL begins with postgresql:// or sqlite:///"),
+        (not settings.redis_url or redis in _CACHES, "REDIS_URL begins with redis://, rediss:// or unix://"),
+        (not re.search(r"[?#%]", str(settings.folder)), "DATA_DIR, from / on, has none of ? # % in it"),
+        (re.fullmatch(r"(([0-9a-fA-F]{2}){32,})?", settings.subject_key), "SUBJECT_KEY is 32 bytes or more in hex"),
+        (re.fullmatch(r"[0-9]{6}", settings.region), "REGION is a GB/T 2260 code of six digits"),
+        (re.fullmatch(r"[A-Z0-9]{1,16}", settings.scheme), "SCHEME is up to 16 capital letters and digits"),
+    ):
+        if not holds:
+            raise SettingsInvalid(f"CARBON_{what}")
+    return settings

@@ -1,0 +1,244 @@
+"""Redemptions over HTTP: points are set aside, spent whole or in part, let go or given back, and never twice."""
+
+from datetime import timedelta
+
+import pytest
+
+from tests.api.city import POINTS, Answer, City, hold, problem, same_again
+from tests.conftest import Clock
+
+PRICE = 2  # fen a point at the shop
+
+
+def points(answer: Answer) -> tuple[int, int]:
+    """Available and held after the call, by its own answer."""
+    balance = answer.json()["balance"]
+    return balance["points_available"], balance["points_held"]
+
+
+@pytest.fixture
+def resident(city: City) -> str:
+    return city.resident(points=POINTS)
+
+
+class TestHolding:
+    def test_points_are_set_aside_and_the_answer_tells_what_is_left(self, city: City, resident: str) -> None:
+        answer = city.post("/v1/redemptions", hold(resident, 30), by="terminal")
+        assert answer.status_code == 201
+        told = answer.json()
+        assert told["redemption_id"].startswith("rdm_")
+        assert (told["status"], told["points"], told["amount_fen"]) == ("held", 30, 30 * PRICE)
+        assert told["expires_at"] == "2025-06-15T04:05:00Z"
+        assert (told["captured_points"], told["refunded_points"]) == (0, 0)
+        assert points(answer) == (70, 30)
+        assert city.balance(resident) == told["balance"]
+        assert city.get(f"/v1/redemptions/{told['redemption_id']}", by="terminal").json() == told
+
+    def test_the_same_call_again_holds_nothing_more(self, city: City, resident: str) -> None:
+        same_again(*(city.post("/v1/redemptions", hold(resident, 30), by="terminal", key="k1") for _ in range(2)))
+        assert city.balance(resident)["points_held"] == 30
+
+    @pytest.mark.parametrize(("field", "value"), [("points", 31), ("hold_seconds", 60)])
+    def test_another_hold_under_a_used_key_is_refused_and_the_field_is_named(
+        self, city: City, resident: str, field: str, value: int
+    ) -> None:
+        key = city.name("key")
+        city.post("/v1/redemptions", hold(resident, 30), by="terminal", key=key)
+        answer = city.post("/v1/redemptions", hold(resident, 30) | {field: value}, by="terminal", key=key)
+        assert problem(answer, 422, "identity-reused")["facts"] == {"fields": [field]}
+        assert city.balance(resident)["points_held"] == 30
+
+    def test_a_used_key_is_refused_for_another_terminal_and_another_merchant(self, city: City, resident: str) -> None:
+        key = city.name("key")
+        city.post("/v1/redemptions", hold(resident, 30), by="app", key=key)
+        for place, fields in (({"terminal": "t2"}, ["terminal"]), ({"merchant": "mall"}, ["merchant"])):
+            answer = city.post("/v1/redemptions", hold(resident, 30, **place), by="app", key=key)
+            assert problem(answer, 422, "identity-reused")["facts"] == {"fields": fields}
+
+    def test_a_used_key_is_refused_for_another_resident_in_whatever_partition(self, city: City, resident: str) -> None:
+        key = city.name("key")
+        city.post("/v1/redemptions", hold(resident, 30), by="terminal", key=key)
+        others = [city.resident(points=POINTS) for _ in range(8)]
+        for other in others:
+            answer = city.post("/v1/redemptions", hold(other, 30), by="terminal", key=key)
+            assert problem(answer, 422, "identity-reused")["facts"] == {"fields": ["resident"]}
+            assert city.balance(other)["points_held"] == 0
+        partitions = {city.installation.journal.partition_of(r).number for r in others}
+        assert len(partitions) > 1
+
+    def test_a_used_key_stays_used_though_its_resident_is_erased(self, city: City, resident: str) -> None:
+        key = city.name("key")
+        body = hold(resident, 30)
+        first = city.post("/v1/redemptions", body, by="terminal", key=key)
+        city.done(city.call("DELETE", f"/v1/residents/{resident}/bindings", by="app"))
+        same_again(first, city.post("/v1/redemptions", body, by="terminal", key=key))
+        other = hold(city.resident(points=POINTS), 30)
+        answer = city.post("/v1/redemptions", other, by="terminal", key=key)
+        assert problem(answer, 422, "identity-reused")["facts"] == {"fields": ["resident"]}
+
+    def test_two_terminals_may_use_the_same_key(self, city: City, resident: str) -> None:
+        key = city.name("key")
+        first = city.post("/v1/redemptions", hold(resident, 10), by="terminal", key=key)
+        second = city.post("/v1/redemptions", hold(resident, 10, terminal="t2"), by="next terminal", key=key)
+        assert (first.status_code, second.status_code) == (201, 201)
+
+    def test_more_than_is_available_is_refused_with_both_numbers(self, city: City, resident: str) -> None:
+        city.held(resident, 60)
+        told = problem(city.post("/v1/redemptions", hold(resident, 41), by="terminal"), 409, "insufficient-points")
+        assert told["facts"] == {"available": 40, "wanted": 41}
+        assert told["retryable"] == "new-key"
+
+    @pytest.mark.parametrize(
+        ("said", "status", "code"),
+        [
+            ({"points": 0}, 400, "wrong-type"),
+            ({"points": -1}, 400, "wrong-type"),
+            ({"points": 1.0}, 400, "wrong-type"),
+            ({"points": "1"}, 400, "wrong-type"),
+            ({"points": True}, 400, "wrong-type"),
+            ({"points": 10**9 + 1}, 400, "wrong-type"),
+            ({"points": 10**30}, 400, "wrong-type"),
+            ({"hold_seconds": 0}, 400, "wrong-type"),
+            ({"hold_seconds": 604_801}, 400, "wrong-type"),
+            ({"capture": 1}, 400, "wrong-type"),
+            ({"resident": "res_1"}, 400, "wrong-type"),
+            ({"resident": "res_" + "a" * 20}, 404, "account-unknown"),
+            ({"merchant": "nobody"}, 404, "merchant-unknown"),
+            ({"terminal": "t9"}, 404, "terminal-unknown"),
+            ({"merchant": "a/b"}, 400, "wrong-type"),
+            ({"amount_fen": 1}, 400, "unknown-field"),
+        ],
+    )
+    def test_a_hold_that_cannot_be_is_refused(
+        self, city: City, resident: str, said: dict[str, object], status: int, code: str
+    ) -> None:
+        problem(city.post("/v1/redemptions", hold(resident, 1) | said, by="app"), status, code)
+
+    def test_it_may_be_captured_in_the_same_call(self, city: City, resident: str) -> None:
+        answers = [
+            city.post("/v1/redemptions", hold(resident, 40, capture=True), by="terminal", key="at once")
+            for _ in range(2)
+        ]
+        same_again(*answers)
+        told = answers[0].json()
+        assert (told["status"], told["captured_points"], told["captured_fen"]) == ("captured", 40, 40 * PRICE)
+        assert points(answers[0]) == (60, 0)
+
+
+class TestCapturing:
+    def test_all_of_it(self, city: City, resident: str) -> None:
+        held = city.held(resident, 30)
+        answer = city.post(f"/v1/redemptions/{held}/capture", {"points": 30}, by="terminal")
+        assert answer.status_code == 201
+        assert answer.json()["status"] == "captured"
+        assert points(answer) == (70, 0)
+
+    def test_a_part_of_it_lets_the_rest_go_and_owes_the_parts_share(self, city: City, resident: str) -> None:
+        held = city.held(resident, 30)
+        answer = city.post(f"/v1/redemptions/{held}/capture", {"points": 11}, by="terminal")
+        assert (answer.json()["captured_points"], answer.json()["captured_fen"]) == (11, 22)
+        assert points(answer) == (89, 0)
+
+    def test_the_same_capture_again_changes_nothing(self, city: City, resident: str) -> None:
+        path = f"/v1/redemptions/{city.held(resident, 30)}/capture"
+        same_again(*(city.post(path, {"points": 30}, by="terminal", key=None) for _ in range(2)))
+
+    def test_another_capture_of_the_same_is_refused(self, city: City, resident: str) -> None:
+        path = f"/v1/redemptions/{city.held(resident, 30)}/capture"
+        city.post(path, {"points": 30}, by="terminal")
+        answer = city.post(path, {"points": 29}, by="terminal")
+        assert problem(answer, 422, "identity-reused")["facts"] == {"fields": ["points"]}
+
+    def test_more_than_is_held_is_refused(self, city: City, resident: str) -> None:
+        answer = city.post(f"/v1/redemptions/{city.held(resident, 30)}/capture", {"points": 31}, by="terminal")
+        assert problem(answer, 409, "capture-exceeds-hold")["facts"] == {"held": 30, "wanted": 31}
+
+
+class TestVoiding:
+    def test_what_was_held_is_available_again(self, city: City, resident: str) -> None:
+        path = f"/v1/redemptions/{city.held(resident, 30)}/void"
+        answers = [city.post(path, by="terminal", key=None) for _ in range(2)]
+        same_again(*answers)
+        assert answers[0].json()["status"] == "voided"
+        assert points(answers[0]) == (100, 0)
+
+    def test_what_was_captured_or_voided_is_not_on_hold(self, city: City, resident: str) -> None:
+        captured, voided = city.captured(resident, 10), city.held(resident, 10)
+        city.done(city.post(f"/v1/redemptions/{voided}/void", by="terminal"))
+        answer = city.post(f"/v1/redemptions/{captured}/void", by="terminal")
+        assert problem(answer, 409, "redemption-not-held")["facts"]["current_state"] == "captured"
+        answer = city.post(f"/v1/redemptions/{voided}/capture", {"points": 10}, by="terminal")
+        assert problem(answer, 409, "redemption-not-held")["facts"]["current_state"] == "voided"
+
+
+class TestRunningOut:
+    def test_a_hold_that_ran_out_is_available_again_and_cannot_be_captured(self, own_city: City, time: Clock) -> None:
+        resident = own_city.resident(points=POINTS)
+        held = own_city.held(resident, 30, hold_seconds=60)
+        time.move(timedelta(seconds=59))
+        assert own_city.get(f"/v1/redemptions/{held}").json()["status"] == "held"
+        time.move(timedelta(seconds=1))
+        shown = own_city.get(f"/v1/redemptions/{held}")
+        assert shown.json()["status"] == "expired"
+        assert points(shown) == (100, 0)
+        for path, body in (("capture", {"points": 30}), ("void", None)):
+            problem(own_city.post(f"/v1/redemptions/{held}/{path}", body, by="terminal"), 409, "hold-expired")
+        assert own_city.post("/v1/redemptions", hold(resident, 100), by="terminal").status_code == 201
+
+    def test_a_hold_sent_again_after_it_ran_out_is_told_as_it_stands(self, own_city: City, time: Clock) -> None:
+        resident = own_city.resident(points=POINTS)
+        body = hold(resident, 30, hold_seconds=60)
+        first = own_city.post("/v1/redemptions", body, by="terminal", key="k")
+        time.move(timedelta(minutes=5))
+        again = own_city.post("/v1/redemptions", body, by="terminal", key="k")
+        assert (again.status_code, again.json()["status"]) == (200, "expired")
+        assert again.json()["redemption_id"] == first.json()["redemption_id"]
+        assert points(again) == (100, 0)
+
+    def test_a_hold_outlives_the_day_its_points_expire_and_is_captured_then(self, own_city: City, time: Clock) -> None:
+        resident = own_city.resident(points=POINTS)
+        time.at = time.at.replace(year=2026, month=6, day=30, hour=15)
+        held = own_city.held(resident, 30, hold_seconds=86_400)
+        time.move(timedelta(hours=2))
+        answer = own_city.post(f"/v1/redemptions/{held}/capture", {"points": 30}, by="terminal")
+        assert answer.status_code == 201
+        assert points(answer) == (0, 0)
+
+
+class TestRefunding:
+    def refunded(self, city: City, redemption: str, amount: int, key: str = "new") -> Answer:
+        return city.post(f"/v1/redemptions/{redemption}/refunds", {"points": amount}, by="terminal", key=key)
+
+    def test_points_go_back_in_parts_until_all_are_back(self, city: City, resident: str) -> None:
+        captured = city.captured(resident, 30)
+        part = self.refunded(city, captured, 10)
+        assert part.status_code == 201
+        told = part.json()
+        assert (told["status"], told["refunded_points"], told["refunded_fen"]) == ("partially_refunded", 10, 20)
+        assert points(part) == (80, 0)
+        rest = self.refunded(city, captured, 20)
+        assert (rest.json()["status"], rest.json()["refunded_fen"]) == ("refunded", 60)
+        assert points(rest) == (100, 0)
+        problem(self.refunded(city, captured, 1), 409, "refund-exceeds-captured")
+
+    def test_the_same_refund_again_gives_nothing_back(self, city: City, resident: str) -> None:
+        captured = city.captured(resident, 30)
+        same_again(*(self.refunded(city, captured, 10, "k") for _ in range(2)))
+        answer = self.refunded(city, captured, 11, "k")
+        assert problem(answer, 422, "identity-reused")["facts"] == {"fields": ["points"]}
+
+    def test_more_than_was_captured_is_refused(self, city: City, resident: str) -> None:
+        answer = self.refunded(city, city.captured(resident, 30), 31)
+        assert problem(answer, 409, "refund-exceeds-captured")["facts"] == {"left": 30, "wanted": 31}
+
+    def test_what_is_only_held_cannot_be_given_back(self, city: City, resident: str) -> None:
+        problem(self.refunded(city, city.held(resident, 30), 30), 409, "redemption-not-captured")
+
+    def test_points_whose_grant_has_expired_live_for_thirty_more_days(self, own_city: City, time: Clock) -> None:
+        resident = own_city.resident(points=POINTS)
+        captured = own_city.captured(resident, 30)
+        time.at = time.at.replace(year=2026, month=8)
+        assert points(self.refunded(own_city, captured, 30)) == (30, 0)
+        assert own_city.get(f"/v1/residents/{resident}").json()["grants"] == [
+            {"expires_on": "2026-09-14", "points": 30}
+        ]

@@ -1,0 +1,324 @@
+"""A small city's life in one log: every type of event, most caps, debts, late and half rides, two gatherings.
+
+Everything is said through the real journal, by a clock that the scenario moves. What facts a decision needs is summed
+here from the log, slowly and plainly.
+"""
+
+import zlib
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from carbon_points.domain import account, fund, lot, merchant, methodology, source
+from carbon_points.domain.consent import Consent
+from carbon_points.domain.event import Command, Event
+from carbon_points.journal import codec
+from carbon_points.journal.journal import Journal, open_journal
+from carbon_points.journal.partition import Outcome, Write
+from carbon_points.methodologies import shipped
+
+PARTITIONS = 3
+MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
+CLOTHES = "clothes_recycling"
+ALL = ("bus", "metro", "shared_bike", "walk", "waste_sorting", "car_parked", CLOTHES)
+
+
+def china(text: str) -> datetime:
+    return datetime.fromisoformat(f"{text}+08:00").astimezone(UTC)
+
+
+def resident(name: str, partition: int) -> str:
+    """A resident whose account lies in that partition."""
+    return next(r for n in range(100) if zlib.crc32((r := f"res_{name}{n}").encode()) % PARTITIONS == partition)
+
+
+ANN, BOB, CEM, DAN, EVE = (resident(n, p) for n, p in (("ann", 0), ("bob", 1), ("cem", 2), ("dan", 0), ("eve", 1)))
+
+
+@contextmanager
+def racing(journal: Journal) -> Generator[None]:
+    """As if the other partitions had nothing yet: what two reports that race each other see."""
+    kept = [partition.others for partition in journal.partitions]
+    for partition in journal.partitions:
+        partition.others = ()
+    yield
+    for partition, others in zip(journal.partitions, kept, strict=True):
+        partition.others = others
+
+
+class City:
+    """A journal and the clock that it reads. A strict one knows beforehand what is refused."""
+
+    def __init__(self, url: str, at: datetime, *, strict: bool = True) -> None:
+        self.now, self.strict = at, strict
+        self.journal: Journal = open_journal(url, partitions=PARTITIONS, clock=lambda: self.now)
+
+    def do(self, command: Command, facts: object = None, *, refused: str | None = None) -> Outcome:
+        self.now += timedelta(seconds=1)
+        if isinstance(command, account.RecordAction):
+            self.journal.rules_changed()
+            rules = self.journal.rules()
+            facts = account.ActionFacts(rules.methodologies, rules.sources.reporting(command.source, command.behaviour))
+        if isinstance(command, account.ReverseAction):
+            entry = self.journal.find(("action", command.source, command.record_id))
+            facts = account.ReversalFacts(codec.decode(entry.type, entry.state) if entry else None)
+        [outcome] = self.journal.commit([Write(command, facts)])
+        assert outcome.failure is None, outcome.failure
+        assert not self.strict or (outcome.refusal.code if outcome.refusal else None) == refused, outcome.refusal
+        return outcome
+
+    def events(self) -> Iterator[tuple[int, int, Event]]:
+        for partition, head in self.journal.heads().items():
+            for entry in self.journal.entries(partition, 0, head):
+                yield partition, entry.position, codec.decode(entry.type, entry.state)
+
+    # -- what residents do -------------------------------------------------------------------------------------------
+
+    def act(self, who: str, by: str, record: str, what: str, much: str, unit: str, at: datetime) -> Outcome:  # noqa: PLR0917  # read as a sentence
+        return self.do(
+            account.RecordAction(
+                resident=who,
+                source=by,
+                record_id=record,
+                behaviour=what,
+                quantity=Decimal(much),
+                unit=unit,
+                occurred_at=at,
+            )
+        )
+
+    def tap(self, who: str, record: str, way: str, at: datetime, *, by: str = "szt") -> Outcome:
+        return self.act(who, by, record, f"metro_{way}", "1", "tap", at)
+
+    def bus(self, who: str, record: str, at: datetime) -> Outcome:
+        return self.act(who, "szt", record, "bus", "1", "trip", at)
+
+    def hold(self, who: str, name: str, points: int, *, at: str = "bakery", price: int = 5, seconds: int = 300) -> None:
+        self.do(
+            account.HoldPoints(
+                resident=who,
+                redemption_id=name,
+                merchant=at,
+                terminal=f"{at}-1",
+                points=points,
+                amount_fen=points * price,
+                hold_seconds=seconds,
+            )
+        )
+
+    def capture(self, who: str, name: str, points: int) -> None:
+        self.do(account.CapturePoints(resident=who, redemption_id=name, points=points))
+
+    def refund(self, who: str, name: str, refund: str, points: int) -> None:
+        self.do(account.RefundPoints(resident=who, redemption_id=name, refund_id=refund, points=points))
+
+    def reverse(self, who: str, by: str, record: str) -> None:
+        self.do(account.ReverseAction(resident=who, source=by, record_id=record, reason="misread"))
+
+    def consent(self, who: str, name: str, purpose: Any, **said: Any) -> None:
+        given = Consent(id=name, purpose=purpose, version="2024-1", from_=china("2020-01-01T00:00"), **said)
+        self.do(account.GiveConsent(resident=who, consent=given))
+
+    # -- what spans partitions ---------------------------------------------------------------------------------------
+
+    def settle(self, who: str, name: str) -> None:
+        through = {str(partition): head for partition, head in self.journal.heads().items()}
+        after = self.journal.state(f"merchant/{who}").through
+        sums = [0, 0, 0, 0]
+        for partition, position, event in self.events():
+            inside = after.get(str(partition), 0) < position <= through[str(partition)]
+            if inside and isinstance(event, account.PointsCaptured) and event.merchant == who:
+                sums = [sums[0] + 1, sums[1], sums[2] + event.points, sums[3] + event.amount_fen]
+            elif inside and isinstance(event, account.PointsRefunded) and event.merchant == who:
+                sums = [sums[0], sums[1] + 1, sums[2] - event.points, sums[3] - event.amount_fen]
+        facts = merchant.SettlementFacts(after, through, *sums)
+        self.do(merchant.CloseSettlement(merchant=who, settlement_id=name), facts)
+
+    def pay(self, who: str, name: str) -> None:
+        owed = next(e for _, _, e in self.events() if getattr(e, "settlement_id", None) == name)
+        amount_fen = getattr(owed, "amount_fen", 0)
+        self.do(fund.PayMerchant(settlement_id=name, merchant=who, amount_fen=amount_fen))
+
+    def gather(self, who: str, pool: str, gathering: int) -> None:
+        of = self.journal.state(f"pool/{pool}")
+        self.do(
+            account.PoolReductions(
+                resident=who,
+                pool_id=pool,
+                gathering=gathering,
+                methodology=of.methodology,
+                version=of.version,
+                from_month=of.from_month,
+                until_month=of.until_month,
+            )
+        )
+
+    def seal(self, pool: str, gathering: int) -> None:
+        through = {str(partition): head for partition, head in self.journal.heads().items()}
+        given = [e for _, _, e in self.events() if isinstance(e, account.ReductionsPooled) and e.pool_id == pool]
+        facts = lot.GatheringFacts(through, len({e.resident for e in given}), sum(e.reduction_mg for e in given))
+        self.do(lot.SealGathering(pool_id=pool, gathering=gathering), facts)
+
+
+def live(url: str) -> Journal:
+    """The journal after all of it."""
+    city = City(url, china("2024-03-01T09:00"))
+    found(city)
+    _ride(city)
+    _collect(city)
+    _spend(city)
+    _take_back(city)
+    _pool(city)
+    _sell(city)
+    _grow_old(city)
+    return city.journal
+
+
+def found(city: City) -> None:
+    for table in shipped():
+        read = table.table
+        city.do(methodology.PublishMethodology(methodology=read.id, version=read.version, table=table.text))
+    szt = ("bus", "metro", "metro_in", "metro_out")
+    city.do(source.RegisterSource(source="szt", name="深圳通", behaviours=szt, opens_accounts=True, county="440300"))
+    city.do(source.RegisterSource(source="bike", name="单车", behaviours=("walk",), lateness_days=400))
+    city.do(source.ChangeSource(source="bike", behaviours=("shared_bike",), lateness_days=400, opens_accounts=True))
+    city.do(source.RegisterSource(source="city", name="城管", behaviours=ALL))
+    city.do(source.RegisterSource(source="gate", name="闸机", behaviours=("metro_in", "metro_out")))
+    for name, price in (("bakery", 5), ("tea", 3)):
+        city.do(merchant.RegisterMerchant(merchant=name, name=f"{name} 店", fen_per_point=price, county="330523"))
+        city.do(merchant.EnrolTerminal(merchant=name, terminal=f"{name}-1"))
+    city.do(account.OpenAccount(resident=ANN, county="330523"))
+    city.do(account.OpenAccount(resident=DAN))
+    for who in (ANN, DAN):
+        city.consent(who, "c1", "record")
+        city.consent(who, "c2", "trade", behaviours=(CLOTHES, "walk"))
+
+
+def _ride(city: City) -> None:
+    day = china("2024-02-28T08:00")
+    for n in range(8):  # six count as carbon, four earn points
+        city.bus(ANN, f"b{n}", day + n * HOUR)
+    city.bus(BOB, "b100", day)
+    city.bus(BOB, "b101", day - DAY)
+    city.tap(ANN, "m1", "in", day)
+    city.tap(ANN, "m2", "out", day + 20 * MINUTE)
+    city.tap(ANN, "m3", "out", day + 3 * HOUR)  # no entry yet
+    city.tap(ANN, "m4", "in", day + 2 * HOUR)  # and now there is
+    city.tap(ANN, "m5", "in", day + 5 * HOUR)
+    city.tap(ANN, "m6", "in", day + 6 * HOUR)
+    city.tap(ANN, "m7", "out", day + 7 * HOUR)  # with the later one
+    city.tap(EVE, "m8", "in", china("2024-02-28T23:50"))
+    city.tap(EVE, "m9", "out", china("2024-02-29T00:20"))
+    city.act(CEM, "bike", "k1", "shared_bike", "0.123456", "km", day)
+    city.act(CEM, "bike", "k2", "shared_bike", "19.5", "km", day + HOUR)
+    city.act(CEM, "bike", "k3", "shared_bike", "3.25", "km", day + 2 * HOUR)  # cut by the day's 20 km
+    city.bus(DAN, "same", day)
+    with racing(city.journal):
+        city.bus(EVE, "same", day)  # the same record of two residents, in two partitions, at the same moment
+
+
+def _collect(city: City) -> None:
+    day = china("2024-02-27T10:00")
+    city.consent(CEM, "c1", "record")
+    city.consent(CEM, "c2", "trade")
+    for who in (ANN, CEM):
+        city.act(who, "city", f"w1-{who}", "walk", "12345", "step", day)
+        city.act(who, "city", f"w2-{who}", "walk", "20000", "step", day + HOUR)
+        city.act(who, "city", f"s1-{who}", "waste_sorting", "1.234567", "kg", day)
+        city.act(who, "city", f"p1-{who}", "car_parked", "1", "day", day)
+        city.act(who, "city", f"l1-{who}", CLOTHES, "2.5", "kg", day)
+        city.act(who, "city", f"l2-{who}", CLOTHES, "4.75", "kg", day - 30 * DAY)
+    city.do(account.WithdrawConsent(resident=CEM, consent_id="c1"))
+
+
+def _spend(city: City) -> None:
+    city.hold(ANN, "d1", 30)
+    city.capture(ANN, "d1", 17)
+    city.refund(ANN, "d1", "f1", 5)
+    city.hold(ANN, "d2", 10, at="tea", price=3)
+    city.do(account.VoidHold(resident=ANN, redemption_id="d2"))
+    city.hold(ANN, "d3", 7, seconds=60)
+    city.now += HOUR
+    city.hold(CEM, "d4", 20, at="tea", price=3)
+    city.capture(CEM, "d4", 20)
+    city.bus(ANN, "b9", china("2024-02-20T08:00"))  # after the hold that has run out
+    city.settle("bakery", "s1")
+    city.settle("tea", "s2")
+    city.do(fund.ReceiveMoney(receipt_id="r1", origin="sponsor", payer="湖州银行", amount_fen=70))
+    city.pay("bakery", "s1")
+    city.do(fund.PayMerchant(settlement_id="s2", merchant="tea", amount_fen=60), refused="fund-insufficient")
+    city.do(merchant.ChangePrice(merchant="bakery", fen_per_point=4))
+    city.now += HOUR
+    city.hold(ANN, "d5", 20, price=4)
+    city.capture(ANN, "d5", 20)
+    city.refund(ANN, "d1", "f2", 2)  # of what is settled
+    city.settle("bakery", "s3")
+
+
+def _take_back(city: City) -> None:
+    city.hold(BOB, "d6", 20, at="tea", price=3)
+    city.capture(BOB, "d6", 18)
+    city.reverse(BOB, "szt", "b100")  # 2 points are left: a debt of 8
+    city.refund(BOB, "d6", "f3", 1)  # pays one of them
+    city.bus(BOB, "b102", china("2024-03-01T08:00"))  # and this the others
+    city.do(account.FreezeAccount(resident=BOB, frozen=True, reason="lost card"))
+    city.do(account.FreezeAccount(resident=BOB, frozen=False, reason="found"))
+    city.hold(BOB, "d7", 3, at="tea", price=3)
+    city.reverse(BOB, "szt", "b102")
+    city.do(account.VoidHold(resident=BOB, redemption_id="d7"))  # what comes back pays the debt
+    city.reverse(ANN, "szt", "m2")
+
+
+def _pool(city: City) -> None:
+    opened = {"methodology": CLOTHES, "version": "2024-1", "from_month": "2024-01", "until_month": "2024-12"}
+    city.do(lot.OpenPool(pool_id="pool_a", region="330500", scheme="HZ", **opened))
+    city.gather(ANN, "pool_a", 1)
+    city.gather(CEM, "pool_a", 1)
+    city.seal("pool_a", 1)
+    city.act(DAN, "city", "l5", CLOTHES, "3", "kg", china("2024-03-01T08:00"))
+    city.act(ANN, "city", "l6", CLOTHES, "1", "kg", china("2024-03-01T08:00"))
+    city.gather(DAN, "pool_a", 2)
+    city.gather(ANN, "pool_a", 2)
+    city.reverse(ANN, "city", f"l1-{ANN}")  # pooled already: a debt of milligrams
+    city.act(ANN, "city", "l7", CLOTHES, "2", "kg", china("2024-03-01T08:30"))  # which this pays in part
+
+
+def _sell(city: City) -> None:
+    def verified(name: str, mg: int) -> None:
+        said = {"verifier": "核查机构", "report": f"report {name}", "verified_mg": mg}
+        city.do(lot.VerifyPool(pool_id="pool_a", verification_id=name, **said))
+
+    def sold(name: str, buyer: str, kg: int, price_fen: int, of: str = "lot_a1") -> None:
+        said = {"buyer": buyer, "kg": kg, "price_fen": price_fen}
+        city.do(lot.SellUnits(pool_id="pool_a", lot_id=of, sale_id=name, **said))
+
+    def retired(name: str, holder: str, kg: int) -> None:
+        said: Any = {"holder": holder, "kg": kg, "purpose": "event", "beneficiary": "马拉松", "reason": "2024 湖州"}
+        city.do(lot.RetireUnits(pool_id="pool_a", lot_id="lot_a1", retirement_id=name, **said))
+
+    verified("v1", 9_500_001)
+    city.do(lot.IssueLot(pool_id="pool_a", lot_id="lot_a1"))
+    sold("sale1", "acme", 3, 1200)
+    sold("sale2", "bolt", 2, 0)
+    sold("sale3", "acme", 1, 500)
+    retired("t1", "acme", 2)
+    retired("t2", "acme", 1)
+    city.do(fund.ReceiveMoney(receipt_id="sale1", origin="sale", payer="acme", amount_fen=1200, sale_id="sale1"))
+    city.pay("tea", "s2")
+    city.pay("bakery", "s3")
+    city.seal("pool_a", 2)
+    verified("v2", 5_000_000)
+    city.do(lot.IssueLot(pool_id="pool_a", lot_id="lot_a2"))
+    sold("sale1b", "acme", 1, 100, of="lot_a2")
+
+
+def _grow_old(city: City) -> None:
+    city.now = china("2025-01-02T09:00")
+    city.act(CEM, "bike", "k4", "shared_bike", "7.7", "km", china("2024-12-31T23:59"))  # 40 g
+    city.act(CEM, "bike", "k5", "shared_bike", "7.7", "km", china("2025-01-01T00:00"))  # 93.3 g
+    city.now = china("2026-04-03T09:00")
+    city.do(account.LapseDue(resident=ANN))
+    city.refund(ANN, "d5", "f4", 9)  # its grants are gone: granted again
+    city.bus(ANN, "b10", china("2026-04-02T08:00"))

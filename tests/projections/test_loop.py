@@ -1,0 +1,250 @@
+"""What feeds the read models: it follows what is written, lives through failures, and rebuilds from nothing."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+from sqlalchemy.exc import OperationalError
+
+from carbon_points.domain.account import OpenAccount
+from carbon_points.domain.source import RegisterSource
+from carbon_points.journal.journal import Journal, open_journal
+from carbon_points.journal.partition import Write
+from carbon_points.projections import loop
+from carbon_points.projections.loop import Ahead, Follower, follow, rebuild
+from carbon_points.projections.read_model import ReadModel
+from carbon_points.projections.residents import residents
+from carbon_points.projections.statements import STATEMENTS
+from tests.audit.scenario import live
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Iterator[Journal]:
+    """A journal on disk that a test may write."""
+    lived = live(f"sqlite:///{tmp_path / 'journal'}")
+    yield lived
+    lived.close()
+
+
+def write(journal: Journal, name: str) -> None:
+    [outcome] = journal.commit([Write(RegisterSource(source=name, name=name, behaviours=("bus",)))])
+    assert outcome.events
+
+
+def until(promised: Callable[[], bool], seconds: float = 30) -> bool:
+    deadline = time.monotonic() + seconds
+    while not promised():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+@pytest.fixture
+def follower(written: Journal, model: ReadModel) -> Iterator[Follower]:
+    following = Follower(written, model)
+    yield following
+    following.stop()
+
+
+class TestFollower:
+    def test_it_follows_what_is_written(self, written: Journal, model: ReadModel, follower: Follower) -> None:
+        assert sum(follower.lag().values()) == sum(written.heads().values())
+        follower.start()
+        assert follower.catch_up(30)
+        write(written, "later")
+        assert follower.catch_up(30)
+        assert model.positions() == written.heads()
+        assert set(follower.lag().values()) == {0}
+
+    def test_a_commit_is_followed_long_before_it_would_be_asked_for(
+        self, written: Journal, model: ReadModel, follower: Follower, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(loop, "POLL_SECONDS", 60.0)
+        follower.start()
+        assert until(lambda: model.positions() == written.heads())
+        write(written, "later")
+        assert until(lambda: model.positions() == written.heads())
+
+    def test_another_process_is_followed_without_a_hint(
+        self, written: Journal, model: ReadModel, follower: Follower, tmp_path: Path
+    ) -> None:
+        follower.start()
+        assert follower.catch_up(30)
+        elsewhere = open_journal(f"sqlite:///{tmp_path / 'journal'}")
+        write(elsewhere, "later")
+        elsewhere.close()
+        assert until(lambda: model.positions() == written.heads())
+
+    def test_without_a_thread_catching_up_does_the_work(
+        self, written: Journal, model: ReadModel, follower: Follower
+    ) -> None:
+        assert follower.catch_up(0)
+        assert model.positions() == written.heads()
+
+    def test_it_lives_through_a_database_that_fails(
+        self,
+        written: Journal,
+        model: ReadModel,
+        follower: Follower,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        monkeypatch.setattr(loop, "POLL_SECONDS", 0.01)
+        apply, failures = model.apply, iter(range(3))
+
+        def failing(*arguments: Any) -> int:
+            if next(failures, None) is not None:
+                raise OperationalError("INSERT", {}, Exception("the server went away"))
+            return apply(*arguments)
+
+        monkeypatch.setattr(model, "apply", failing)
+        follower.start()
+        assert follower.catch_up(30)
+        assert model.positions() == written.heads()
+        assert caplog.text.count("do not follow the log") == 3
+
+    def test_rows_of_another_log_are_not_followed_until_they_are_rebuilt(
+        self, written: Journal, journal: Journal, model: ReadModel, read_url: str
+    ) -> None:
+        write(written, "later")
+        follow(written, model)
+        with pytest.raises(Ahead, match="want a rebuild"):
+            follow(journal, model)
+        rebuild(journal, read_url)
+        assert follow(journal, model) == 0
+        assert model.positions() == journal.heads()
+
+    def test_stopping_ends_the_thread_and_it_can_start_again(
+        self, written: Journal, model: ReadModel, follower: Follower
+    ) -> None:
+        before = {thread for thread in threading.enumerate() if thread.name == "follower"}
+        follower.start()
+        follower.stop()
+        assert {thread for thread in threading.enumerate() if thread.name == "follower"} <= before
+        write(written, "later")
+        follower.start()
+        assert follower.catch_up(30)
+
+
+class TestRebuild:
+    """From nothing, beside the live one, and then in its place."""
+
+    def test_a_rebuild_makes_the_same_bytes(self, journal: Journal, model: ReadModel, read_url: str) -> None:
+        follow(journal, model)
+        before = model.dump()
+        report = rebuild(journal, read_url)
+        assert report.entries == sum(journal.heads().values())
+        assert model.dump() == before
+
+    def test_rows_that_went_wrong_are_put_right_under_those_who_read_them(
+        self, journal: Journal, model: ReadModel, read_url: str
+    ) -> None:
+        follow(journal, model)
+        before = model.dump()
+        with model.engine.begin() as connection:
+            connection.exec_driver_sql(f"DELETE FROM {'read.' if 'postgres' in read_url else ''}residents")
+        assert model.dump() != before
+        for _ in range(8):  # on PostgreSQL a statement is prepared after a few times
+            assert model.read(residents) == []
+        rebuild(journal, read_url)
+        assert model.read(residents)
+        assert model.dump() == before
+
+    def test_positions_never_go_back_while_others_write_and_read(
+        self, written: Journal, model: ReadModel, follower: Follower, read_url: str
+    ) -> None:
+        follow(written, model)
+        follower.start()
+        done, failures = threading.Event(), list[Exception]()
+        opened = select(func.count()).where(STATEMENTS.c.type == "account-opened")
+
+        def look() -> None:
+            last = 0
+            try:
+                while not done.is_set():
+                    with model.snapshot() as at:
+                        now = sum(at.positions.values())
+                        assert now >= last, "positions went back"
+                        last = now
+                        assert len(residents(at, limit=10_000)) == at.one(opened)[0], "two tables of two moments"
+            except Exception as error:  # noqa: BLE001  # told to the test's own thread
+                failures.append(error)
+
+        def keep_writing() -> None:
+            for number in range(100):
+                written.commit([Write(OpenAccount(resident=f"res_more{number}"))])
+
+        threads = [threading.Thread(target=look), threading.Thread(target=look), threading.Thread(target=keep_writing)]
+        for thread in threads:
+            thread.start()
+        for _ in range(3):
+            rebuild(written, read_url)
+        threads[-1].join()
+        done.set()
+        for thread in threads:
+            thread.join()
+        assert not failures
+        assert follower.catch_up(30)
+        assert model.positions() == written.heads()
+
+    def test_a_long_read_holds_up_the_rebuild_and_nobody_else(
+        self, journal: Journal, model: ReadModel, read_url: str
+    ) -> None:
+        follow(journal, model)
+        before = model.dump()
+        rebuilding = threading.Thread(target=rebuild, args=(journal, read_url))
+        with model.snapshot() as at:
+            everyone = residents(at)
+            rebuilding.start()
+            time.sleep(1)
+            begun = time.monotonic()
+            for _ in range(5):
+                assert model.read(residents) == everyone
+            assert time.monotonic() - begun < 10
+            assert residents(at) == everyone
+        rebuilding.join(60)
+        assert not rebuilding.is_alive()
+        assert model.dump() == before
+
+    def test_a_rebuild_that_fails_leaves_the_live_rows(
+        self, journal: Journal, model: ReadModel, read_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        follow(journal, model)
+        before = model.dump()
+        calls = iter(range(3))
+
+        def failing(journal: Journal, made: ReadModel) -> int:
+            if next(calls) == 1:  # when the live rows are locked
+                raise OSError("no space left")
+            return follow(journal, made)
+
+        monkeypatch.setattr(loop, "follow", failing)
+        with pytest.raises(OSError, match="no space left"):
+            rebuild(journal, read_url)
+        assert model.dump() == before
+        monkeypatch.undo()
+        rebuild(journal, read_url)
+        assert model.dump() == before
+
+    def test_rows_of_another_shape_are_read_until_the_new_ones_take_their_place(
+        self, journal: Journal, model: ReadModel, read_url: str
+    ) -> None:
+        follow(journal, model)
+        before = model.dump()
+        with model.engine.begin() as connection:
+            connection.exec_driver_sql(f"UPDATE {'read.' if 'postgres' in read_url else ''}shape SET digest = 'former'")
+        live = ReadModel(read_url, keep=True)
+        assert live.positions() == journal.heads()
+        live.close()
+        rebuild(journal, read_url)
+        assert model.dump() == before
+
+    def test_nothing_is_left_beside_the_live_rows(self, journal: Journal, tmp_path: Path) -> None:
+        url = f"sqlite:///{tmp_path / 'read.sqlite'}"
+        rebuild(journal, url)
+        assert [path.name for path in tmp_path.iterdir()] == ["read.sqlite"]

@@ -1,0 +1,147 @@
+"""Merchants: what they accepted, what is settled of it, and that a settlement pays what its piece of the log says."""
+
+import pytest
+
+from carbon_points.domain.account import PointsCaptured, PointsRefunded
+from carbon_points.domain.merchant import SettlementClosed, SettlementFacts
+from carbon_points.journal.journal import Journal
+from carbon_points.projections.loop import follow
+from carbon_points.projections.merchants import (
+    Movement,
+    Settlement,
+    merchant,
+    merchants,
+    movements,
+    settlement,
+    settlement_facts,
+    settlement_rows,
+    settlements,
+)
+from carbon_points.projections.read_model import ReadModel
+from carbon_points.projections.rows import Snapshot
+from tests.projections.events import events, of
+
+SHOPS = ("bakery", "tea")
+
+
+def moved(journal: Journal, shop: str) -> list[tuple[str, str, int, int]]:
+    """Every capture and refund: place, kind, points, fen."""
+    kinds = {PointsCaptured: "capture", PointsRefunded: "refund"}
+    return [
+        (f"{partition}:{position}", kinds[type(event)], event.points, event.amount_fen)
+        for partition, position, event in events(journal)
+        if isinstance(event, PointsCaptured | PointsRefunded) and event.merchant == shop
+    ]
+
+
+def net(rows: list[Movement]) -> tuple[int, int, int, int]:
+    """Captures, refunds, points and fen, refunds taken off."""
+    signs = [1 if row.kind == "capture" else -1 for row in rows]
+    points = sum(sign * row.points for sign, row in zip(signs, rows, strict=True))
+    fen = sum(sign * row.amount_fen for sign, row in zip(signs, rows, strict=True))
+    return signs.count(1), signs.count(-1), points, fen
+
+
+@pytest.mark.parametrize("shop", SHOPS)
+def test_movements_are_the_captures_and_refunds_of_the_log(at: Snapshot, journal: Journal, shop: str) -> None:
+    rows = movements(at, shop, limit=100)
+    assert [(row.position, row.kind, row.points, row.amount_fen) for row in rows] == moved(journal, shop)
+
+
+@pytest.mark.parametrize("shop", SHOPS)
+def test_totals_add_up_movements_settlements_and_payments(at: Snapshot, journal: Journal, shop: str) -> None:
+    found = merchant(at, shop)
+    assert found is not None
+    rows = movements(at, shop, limit=100)
+    accepted = (found.captured_points - found.refunded_points, found.captured_fen - found.refunded_fen)
+    assert (found.captures, found.refunds, *accepted) == net(rows)
+    closed = [e for e in of(journal, SettlementClosed) if e.merchant == shop]
+    assert found.settlements == len(closed)
+    assert found.settled_fen == sum(e.amount_fen for e in closed)
+    assert found.paid_fen == sum(s.amount_fen for s in settlements(at, merchant_id=shop, paid=True))
+
+
+def test_a_merchant_is_as_registered_at_the_price_of_today(at: Snapshot) -> None:
+    bakery, tea = merchants(at)
+    assert (bakery.name, bakery.fen_per_point, bakery.county, bakery.terminals) == (
+        "bakery 店",
+        4,
+        "330523",
+        ("bakery-1",),
+    )
+    assert (tea.merchant, tea.fen_per_point, tea.terminals) == ("tea", 3, ("tea-1",))
+    assert [m.merchant for m in merchants(at, limit=1)] == ["bakery"]
+    assert [m.merchant for m in merchants(at, after="bakery")] == ["tea"]
+    assert merchant(at, "nobody") is None
+
+
+def test_settlements_are_those_of_the_log_and_tell_whether_they_are_paid(at: Snapshot, journal: Journal) -> None:
+    rows = {(row.merchant, row.settlement_id): row for row in settlements(at)}
+    for event in of(journal, SettlementClosed):
+        row = rows.pop((event.merchant, event.settlement_id))
+        assert (row.after, row.through, row.points, row.amount_fen) == (
+            event.after,
+            event.through,
+            event.points,
+            event.amount_fen,
+        )
+        assert row.paid
+        assert row.paid_at is not None
+        assert row.paid_at > row.closed_at
+    assert not rows
+
+
+def test_a_settlement_is_unpaid_until_the_fund_has_paid_it(journal: Journal) -> None:
+    """Whichever of the two partitions is read first."""
+    for order in (sorted(journal.heads()), sorted(journal.heads(), reverse=True)):
+        model, seen = ReadModel("sqlite://"), set[tuple[str, bool]]()
+        for partition in order:
+            for entry in journal.entries(partition):
+                model.apply(partition, [entry])
+                with model.snapshot() as at:
+                    seen |= {(s.settlement_id, s.paid) for s in settlements(at, merchant_id="bakery")}
+                    unpaid = settlements(at, paid=False)
+        assert {("s1", True), ("s3", True)} <= seen
+        assert not unpaid
+        model.close()
+
+
+def test_pages_of_settlements_follow_each_other(at: Snapshot) -> None:
+    pages, after = list[Settlement](), None
+    while page := settlements(at, after=after, limit=1):
+        pages += page
+        after = page[-1].position
+    assert pages == settlements(at)
+
+
+def test_the_rows_of_a_settlement_add_up_to_it(at: Snapshot) -> None:
+    covered = list[str]()
+    for closed in settlements(at):
+        rows = settlement_rows(at, closed, limit=100)
+        assert net(rows) == (closed.captures, closed.refunds, closed.points, closed.amount_fen)
+        covered += [row.position for row in rows]
+        assert settlement(at, closed.merchant, closed.settlement_id) == closed
+    assert len(covered) == len(set(covered)), "two settlements cover the same row"
+    assert settlement(at, "bakery", "nothing") is None
+
+
+def test_facts_are_what_happened_since_those_positions(at: Snapshot, journal: Journal) -> None:
+    for shop in SHOPS:
+        for after in ({}, journal.state(f"merchant/{shop}").through, {"0": 10, "1": 20}):
+            since = [
+                Movement(place, kind, "", points, fen, journal_time)  # pyright: ignore[reportArgumentType]  # as read
+                for place, kind, points, fen in moved(journal, shop)
+                if int(place.split(":")[1]) > after.get(place.split(":")[0], 0)
+                for journal_time in [None]
+            ]
+            heads = {str(partition): head for partition, head in journal.heads().items()}
+            assert settlement_facts(at, shop, after) == SettlementFacts(dict(after), heads, *net(since))
+
+
+def test_facts_reach_as_far_as_the_rows_do(journal: Journal, model: ReadModel) -> None:
+    assert model.read(settlement_facts, "tea", {"0": 3}) == SettlementFacts({"0": 3}, {}, 0, 0, 0, 0)
+    first = list(journal.entries(0, 0, 5))
+    model.apply(0, first)
+    assert model.read(settlement_facts, "tea", {}).through == {"0": 5}
+    follow(journal, model)
+    assert model.read(settlement_facts, "tea", {}).captures == 2
