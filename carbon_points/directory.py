@@ -27,6 +27,7 @@ from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.schema import CreateSchema
 
 from carbon_points.domain.refusal import Refusal
+from carbon_points.projections.read_model import write_ahead
 
 Role = Literal["source", "app", "terminal", "operator", "buyer", "auditor"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -274,7 +275,6 @@ def _insert_new(connection: Connection, rows: Sequence[dict[str, object]]) -> No
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
-    cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=20000"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
+    write_ahead(connection)
+    for pragma in ("synchronous=FULL", "busy_timeout=20000"):
+        connection.execute(f"PRAGMA {pragma}")

@@ -7,10 +7,12 @@ import secrets
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, cast
 
+from litestar import Request
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
+from litestar.openapi.spec import OpenAPI, Parameter
 
-from carbon_points.api.problems import ApiError
+from carbon_points.api.problems import ApiError, Detail
 from carbon_points.directory import Caller, Role
 
 _FROM_HERE = (b"content-security-policy", b"default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'")
@@ -49,6 +51,36 @@ def must_own(caller: Caller, role: Role, owner: str) -> None:
     """Refuse a key of that role that belongs to somebody else. Raises ApiError."""
     if caller.role == role and caller.owner != owner:
         raise ApiError("not-yours", f"the key belongs to {caller.owner}")
+
+
+class KnownParameters:
+    """Before every call: refuse query parameters that its description does not name, so that a misspelt filter is
+    never an answer about everything. Raises ApiError."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, set[str]] = {}
+
+    def __call__(self, request: Request[Any, Any, Any]) -> None:
+        if not request.scope["query_string"]:
+            return
+        if not self._known:
+            self._known = _parameters(request.app.openapi_schema)
+        handler = request.route_handler
+        known = self._known.get(handler.operation_id) if isinstance(handler.operation_id, str) else None
+        if known is not None and (strange := sorted(set(request.query_params) - known)):
+            errors = [Detail(name, "is not a parameter of this call") for name in strange]
+            raise ApiError("parameter-invalid", f"known are {', '.join(sorted(known)) or 'none'}", errors)
+
+
+def _parameters(description: OpenAPI) -> dict[str, set[str]]:
+    """The query parameters of each operation."""
+    known: dict[str, set[str]] = {}
+    for item in (description.paths or {}).values():
+        for operation in (item.get, item.post, item.put, item.patch, item.delete):
+            if operation and operation.operation_id:
+                told = [p for p in operation.parameters or [] if isinstance(p, Parameter)]
+                known[operation.operation_id] = {p.name for p in told if p.param_in == "query"}
+    return known
 
 
 def stamped(app: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:

@@ -16,7 +16,7 @@ from litestar.static_files import create_static_files_router  # pyright: ignore[
 
 from carbon_points import __version__
 from carbon_points.api import actions, city, fund, health, lots, merchants, redemptions, residents, sources
-from carbon_points.api.access import security_of, stamped
+from carbon_points.api.access import KnownParameters, security_of, stamped
 from carbon_points.api.installation import Installation
 from carbon_points.api.problems import NOT_DECODED, answer, of_validation
 
@@ -71,6 +71,7 @@ def create_app(installation: Installation) -> Litestar:
             create_static_files_router("/static", [_STATIC], include_in_schema=False),
         ],
         dependencies={"installation": Provide(lambda: installation, sync_to_thread=False)},
+        before_request=KnownParameters(),
         exception_handlers={Exception: answer},
         lifespan=[lifespan],
         state=State({"installation": installation}),

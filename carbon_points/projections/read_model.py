@@ -356,10 +356,24 @@ def _engine(url: URL, schema: str) -> Engine:
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None  # transactions begin where `_begin_sqlite` says, not where the driver guesses
-    connection.execute("PRAGMA journal_mode = WAL")
+    write_ahead(connection)
     connection.execute("PRAGMA synchronous = NORMAL")  # a power cut may take the last transactions, rows and position
     connection.execute("PRAGMA wal_autocheckpoint = 4000")  # pages: a batch touches many, the next one the same again
     connection.execute("PRAGMA journal_size_limit = 67108864")
+
+
+def write_ahead(connection: sqlite3.Connection) -> None:
+    """Turn the write-ahead log on. Of two who do so with a new file at once SQLite refuses one without waiting."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -212,6 +212,13 @@ class TestParameters:
         problem(city.get(path), 400, "parameter-invalid")
 
     @pytest.mark.parametrize(
+        "path", ["/v1/actions?sauce=szt", "/v1/actions?limit=1&Limit=2", "/healthz?a=", "/v1/fund?%09="]
+    )
+    def test_a_parameter_that_no_description_names_is_refused(self, city: City, path: str) -> None:
+        told = problem(city.get(path), 400, "parameter-invalid")
+        assert [error["message"] for error in told["errors"]] == ["is not a parameter of this call"]
+
+    @pytest.mark.parametrize(
         ("path", "code"),
         [
             ("/v1/residents/res_" + "a" * 20, "account-unknown"),

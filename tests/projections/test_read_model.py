@@ -167,6 +167,24 @@ class TestPosition:
             assert {t.actions for t in model.read(by_day, Within())} == {batches * len(orders)}
 
 
+def test_who_opens_a_new_model_at_once_all_get_it(read_url: str) -> None:
+    failures, ready = list[Exception](), threading.Barrier(4)
+
+    def create() -> None:
+        ready.wait(timeout=60)
+        try:
+            ReadModel(read_url).close()
+        except Exception as error:  # noqa: BLE001  # told to the test's own thread
+            failures.append(error)
+
+    threads = [threading.Thread(target=create) for _ in range(ready.parties)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
 class TestWaiting:
     """A reader can wait for its own write."""
 
