@@ -2,7 +2,7 @@
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
@@ -412,8 +412,10 @@ def reverse_action(
     must_own(request.user, "source", event.source)
     if request.user.role == "source" and installation.journal.rules().sources.by_id[event.source].suspended:
         raise SourceSuspended(source=event.source)
-    command = ReverseAction(resident=event.resident, source=event.source, record_id=event.record_id, reason=data.reason)
-    outcome = installation.write_now(command, ReversalFacts(event), account.balance)
+    outcome = _reversed(installation, event, data.reason)
+    for other in _cases(installation, action_id):  # one record that counted for several residents is taken from each
+        if other.resident != event.resident:
+            _reversed(installation, other, data.reason)
     done = outcome.events[-1]
     assert isinstance(done, ActionReversed)
     told = ReversalReceipt(
@@ -426,6 +428,19 @@ def reverse_action(
         outcome.view if isinstance(outcome.view, Balance) else None,
     )
     return receipt(told, outcome)
+
+
+def _reversed(installation: Installation, event: ActionCredited | TapRecorded, reason: str) -> Outcome:
+    command = ReverseAction(resident=event.resident, source=event.source, record_id=event.record_id, reason=reason)
+    return installation.write_now(command, ReversalFacts(event), account.balance)
+
+
+def _cases(installation: Installation, action_id: str) -> Iterator[ActionCredited]:
+    key = key_of_action(action_id)
+    for entry in installation.journal.find_all(key) if key else ():
+        event = codec.decode(entry.type, entry.state)
+        if isinstance(event, ActionCredited):
+            yield event
 
 
 # -- explaining ------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from carbon_points.api import actions, city, fund, health, lots, merchants, rede
 from carbon_points.api.access import KnownParameters, security_of, stamped
 from carbon_points.api.express import express
 from carbon_points.api.installation import Installation
-from carbon_points.api.problems import NOT_DECODED, answer, of_validation
+from carbon_points.api.problems import NOT_DECODED, ApiError, answer, of_validation
 
 BODY_MOST = 256 * 1024  # bytes; a batch of actions has no such limit
 _STATIC = Path(__file__).parent / "static"
@@ -45,6 +45,8 @@ class StrictRequest(Request[Any, Any, Any]):
         field = self.route_handler.parsed_data_field
         if field is None:
             return await super().json()
+        if self.headers.get("Content-Encoding", "identity") != "identity":
+            raise ApiError("media-type-unsupported", "only a batch of actions may be packed")
         try:
             return msgspec.json.decode(await self.body(), type=field.annotation)
         except NOT_DECODED as error:

@@ -75,6 +75,7 @@ class RedemptionShown(Struct, frozen=True):
     balance: Balance
 
 
+_AT_ONCE = "+"  # after the resident, where a redemption is captured in the same call
 _AGAIN = {200: ResponseSpec(RedemptionShown, description="The earlier answer again", generate_examples=False)}
 _STATES = (
     "redemption-unknown",
@@ -135,14 +136,17 @@ async def create_redemption(
 
 
 def _price(installation: Installation, data: Hold, redemption_id: str) -> int:
-    """Fen a point at this merchant. Refuses a key that was used for another resident.
+    """Fen a point at this merchant. Refuses a key that was used for another resident, or for a hold and now a capture.
 
     The key is bound to its resident before the hold: two residents may lie in two partitions, where no claim is one.
     """
+    bound = data.resident + (_AT_ONCE if data.capture else "")
     try:
-        installation.directory.bind(REDEMPTIONS, [redemption_id], data.resident)
+        installation.directory.bind(REDEMPTIONS, [redemption_id], bound)
     except SubjectBound:
-        raise Conflict(fields=["resident"]) from None
+        earlier = installation.directory.resident(REDEMPTIONS, redemption_id)
+        same = earlier.removesuffix(_AT_ONCE) == data.resident
+        raise Conflict(fields=["capture" if same else "resident"]) from None
     merchant: Merchant = installation.journal.state(f"merchant/{data.merchant}")
     return merchant.accepting(data.terminal).fen_per_point
 

@@ -181,10 +181,13 @@ class Journal:
         return self.find_key(claim_key(claim))
 
     def find_key(self, key: bytes) -> Entry | None:
+        return next(self.find_all(key), None)
+
+    def find_all(self, key: bytes) -> Iterator[Entry]:
+        """Every entry that used an identity: one, unless processes that raced put it into several partitions."""
         for partition in self.partitions:
             if found := partition.recorder.claimed([key]).get(key):
-                return partition.recorder.read_at([(found.stream, found.version)])[(found.stream, found.version)]
-        return None
+                yield partition.recorder.read_at([(found.stream, found.version)])[(found.stream, found.version)]
 
     def entries(self, partition: int, after: int = 0, until: int | None = None, chunk: int = 2_000) -> Iterator[Entry]:
         """A partition's entries in order, from after a position up to another or the present head."""

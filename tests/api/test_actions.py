@@ -223,6 +223,29 @@ class TestReversal:
         assert city.balance(resident)["points_debt"] == 60
         assert city.balance(resident)["points_available"] == 0
 
+    def test_a_record_that_raced_into_two_partitions_is_taken_back_from_both(self, city: City) -> None:
+        """As two processes may do that are sent it at the same moment: neither sees what the other has not written."""
+        partitions, reports = city.installation.journal.partitions, [city.report()]
+        answers = [city.post("/v1/actions", reports[0], by="source")]
+        first = TestReporting.resident(city, answers[0])
+        where = city.installation.journal.partition_of(first)
+        others = [p.others for p in partitions]
+        for partition in partitions:
+            partition.others = ()
+        while len(answers) == 1:  # until a subject's resident lies in another partition
+            other = reports[0] | {"resident": city.report()["resident"]}
+            resident = city.installation.directory.resident(other["source"], other["resident"])
+            if city.installation.journal.partition_of(resident) is not where:
+                answers.append(city.post("/v1/actions", other, by="source"))
+        for partition, kept in zip(partitions, others, strict=True):
+            partition.others = kept
+        assert answers[1].status_code == 201
+        path = f"/v1/actions/{answers[0].json()['action_id']}/reversal"
+        assert city.post(path, {"reason": "twice"}, by="source").status_code == 201
+        for one in (first, resident):
+            assert city.balance(one)["points_available"] == 0
+        assert city.post(path, {"reason": "twice"}, by="source").status_code == 200
+
     def test_the_same_reversal_again_changes_nothing(self, city: City) -> None:
         path = f"/v1/actions/{city.recorded()['action_id']}/reversal"
         same_again(*(city.post(path, {"reason": "x"}, by="source") for _ in range(2)))

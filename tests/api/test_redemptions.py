@@ -114,6 +114,15 @@ class TestHolding:
     ) -> None:
         problem(city.post("/v1/redemptions", hold(resident, 1) | said, by="app"), status, code)
 
+    @pytest.mark.parametrize("first", [False, True])
+    def test_its_key_means_a_hold_or_a_capture_and_never_both(self, city: City, resident: str, first: bool) -> None:
+        key, path = f"either {first}", "/v1/redemptions"
+        assert city.post(path, hold(resident, 10, capture=first), by="terminal", key=key).status_code == 201
+        other = city.post(path, hold(resident, 10, capture=not first), by="terminal", key=key)
+        assert problem(other, 422, "identity-reused")["facts"] == {"fields": ["capture"]}
+        again = city.post(path, hold(resident, 10, capture=first), by="terminal", key=key)
+        assert again.status_code == 200
+
     def test_it_may_be_captured_in_the_same_call(self, city: City, resident: str) -> None:
         answers = [
             city.post("/v1/redemptions", hold(resident, 40, capture=True), by="terminal", key="at once")

@@ -27,7 +27,7 @@ from carbon_points.domain.source import ChangeSource, RegisterSource
 from carbon_points.journal import codec, partition
 from carbon_points.journal import journal as journal_module
 from carbon_points.journal.entry import Entry, claim_key, leaf_hash
-from carbon_points.journal.journal import SteadyClock, open_journal
+from carbon_points.journal.journal import DecidedElsewhere, SteadyClock, open_journal
 from carbon_points.journal.partition import Outcome, Unavailable, Write
 from carbon_points.journal.streams import decode_state, kind_of, partition_of, stream_of
 from carbon_points.journal.waiting import Overloaded
@@ -264,6 +264,27 @@ def test_one_record_id_for_two_residents_is_a_conflict(city: City, apart: bool) 
     assert isinstance(outcome.refusal, Conflict)
     assert outcome.refusal.facts == {"fields": ["resident"]}
     assert not city.resident(other).opened
+
+
+def test_one_record_id_for_two_residents_in_one_batch_counts_once_wherever_they_lie(city: City) -> None:
+    """Partitions decide at the same time; neither has written yet when the other looks."""
+    for n in range(50):
+        outcomes = city.all(ride(str(n)), ride(str(n), resident=neighbour(apart=True)))
+        assert [isinstance(o.refusal, Conflict) for o in outcomes] == [False, True]
+
+
+def test_one_record_id_that_is_submitted_for_two_residents_at_once_counts_once(city: City) -> None:
+    def submit(resident: str, n: int) -> bool:
+        try:
+            outcome = city.ask(ride(str(n), resident=resident))
+        except DecidedElsewhere:  # the caller is told to send it again
+            return False
+        return outcome.refusal is None
+
+    with ThreadPoolExecutor(2) as threads:
+        for n in range(50):
+            counted = list(threads.map(submit, ("res_1", neighbour(apart=True)), (n, n)))
+            assert sum(counted) == 1
 
 
 def test_a_conflict_with_an_entry_of_another_partition_tells_that_place(city: City) -> None:
