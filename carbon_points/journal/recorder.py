@@ -361,6 +361,7 @@ class PostgresRecorder(PostgresApplicationRecorder):
             cursor.execute("SELECT FROM pg_catalog.pg_dist_schema WHERE schemaid = %s::text::regnamespace", name)
             if cursor.rowcount:
                 return False
+            cursor.execute("SET LOCAL statement_timeout = 0")  # it moves what is there
             cursor.execute("SELECT pg_catalog.citus_schema_distribute(%s::text::regnamespace)", name)
         return True
 
