@@ -121,7 +121,10 @@ def init(partitions: int | None, distributed: bool, role: str | None, plain: boo
 
     Saying the same again changes nothing. On PostgreSQL, run it as the owner.
     """
-    found = create_installation(settings.load(), partitions=partitions, distributed=distributed)
+    known = settings.load()
+    if role and not known.postgres:
+        raise click.UsageError("--print-grants is for PostgreSQL: SQLite has no roles")
+    found = create_installation(known, partitions=partitions, distributed=distributed)
     told: dict[str, Any] = msgspec.to_builtins(found)
     sql = grants(role, found.partitions) if role else None
     if sql and not plain:

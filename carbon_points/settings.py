@@ -38,7 +38,7 @@ class Settings(Struct, frozen=True):
     @property
     def journal_url(self) -> str:
         """For `open_journal`: PostgreSQL's own URL, or SQLite's folder."""
-        return self.database_url if self._postgres else f"sqlite:///{self.folder / 'journal'}"
+        return self.database_url if self.postgres else f"sqlite:///{self.folder / 'journal'}"
 
     @property
     def read_url(self) -> str:
@@ -51,7 +51,7 @@ class Settings(Struct, frozen=True):
         return self._alchemy("directory.sqlite")
 
     @property
-    def _postgres(self) -> bool:
+    def postgres(self) -> bool:
         return urlsplit(self.database_url).scheme in ("postgresql", "postgres")
 
     @property
@@ -61,7 +61,7 @@ class Settings(Struct, frozen=True):
         return Path(named or self.data_dir).absolute()
 
     def _alchemy(self, name: str) -> str:
-        if self._postgres:
+        if self.postgres:
             return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", self.database_url)
         self.folder.mkdir(parents=True, exist_ok=True)
         return f"sqlite:///{self.folder / name}"

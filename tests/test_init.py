@@ -73,6 +73,10 @@ def test_init_refuses_to_distribute_without_citus_and_makes_nothing(here: Instal
     assert here.told("init")["made"] == EVERYTHING
 
 
+def test_grants_are_printed_for_postgresql_only(tmp_path: Path) -> None:
+    assert Installed(tmp_path / "data").run("init", "--print-grants", "service").exit_code == 2
+
+
 # -- a service -------------------------------------------------------------------------------------------------------
 
 
@@ -170,8 +174,10 @@ def test_the_database_itself_refuses_a_service_that_changes_the_log(roles: Roles
                     connection.execute(wrong)
 
 
-def test_the_grants_may_be_run_again_while_the_service_runs(roles: Roles, served: City) -> None:
+def test_the_grants_may_be_run_again_while_the_service_runs_and_mend_what_is_wrong(roles: Roles, served: City) -> None:
     before = rights(roles)
+    with connected(roles.as_owner) as connection:  # a right given by mistake is taken again
+        connection.execute(f"GRANT UPDATE, DELETE ON p000.entries TO {roles.service}")
     granted(roles)
     assert rights(roles) == before
     assert served.recorded()["reduction_mg"] > 0
