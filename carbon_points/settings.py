@@ -88,6 +88,10 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
     database, redis = (urlsplit(url).scheme for url in (settings.database_url, settings.redis_url))
     for holds, what in (
         (not settings.database_url or database in _DATABASES, "DATABASE_URL begins with postgresql:// or sqlite:///"),
+        (
+            "," not in urlsplit(settings.database_url).netloc.rpartition("@")[2],
+            "DATABASE_URL names several hosts as postgresql://user@/name?host=a,b&port=5432,5432",
+        ),
         (not settings.redis_url or redis in _CACHES, "REDIS_URL begins with redis://, rediss:// or unix://"),
         (not re.search(r"[?#%]", str(settings.folder)), "DATA_DIR, from / on, has none of ? # % in it"),
         (re.fullmatch(r"(([0-9a-fA-F]{2}){32,})?", settings.subject_key), "SUBJECT_KEY is 32 bytes or more in hex"),

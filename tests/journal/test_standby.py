@@ -50,7 +50,7 @@ class Pair:
                 time.sleep(0.05)
             assert connection.execute("SHOW synchronous_commit").fetchone() == ("on",)
         hosts = f"{primary},{socket}"
-        self.url = f"postgresql://postgres@/postgres?host={hosts}&port=5432,5432&target_session_attrs=read-write"
+        self.url = f"postgresql://postgres@/postgres?host={hosts}&port=5432,5432&target_session_attrs=read-write&connect_timeout=3"
 
     def kill(self) -> None:
         """As a power cut: all of its processes at once, before any can say a word."""
