@@ -161,6 +161,7 @@ def serve(host: str | None, port: int | None, plain: bool) -> None:
         access_log=False,
         timeout_graceful_shutdown=30,
         server_header=False,
+        proxy_headers=False,  # nobody's address decides anything here
     )
     bound = config.bind_socket()
     name, number = bound.getsockname()[:2]

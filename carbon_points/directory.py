@@ -46,7 +46,8 @@ ROLES: tuple[Role, ...] = get_args(Role)
 REDEMPTIONS = "keys of redemptions"  # bound like subjects, for ever: they name nobody. No source's id has a space
 KEY_FILE = "subject.key"
 CACHED = 100_000
-FRESH_SECONDS = 5.0  # how long a revoked key, or an erased binding, may still be taken by another process
+FRESH_SECONDS = 5.0  # how long a revoked key may still be taken by another process
+BINDING_FRESH_SECONDS = 60.0  # how long an erased binding may; the process that erased it knows at once
 
 _OWNER = re.compile(r"[^\x00-\x1f\x7f/]{1,64}")
 _TERMINAL = re.compile(f"{_OWNER.pattern}/{_OWNER.pattern}")
@@ -134,6 +135,11 @@ class Directory:
         """The resident whom a source's subject means; a new pseudonym where there is none."""
         return self.residents(source, [subject])[subject]
 
+    def known(self, source: str, subject: str) -> str | None:
+        """The resident whom a subject means, if that was looked up a moment ago: without asking the database."""
+        kept = self._residents.get((source, self._hash(source, subject)))
+        return kept[0] if kept and kept[1] > time.monotonic() else None
+
     def residents(self, source: str, subjects: Sequence[str], *, create: bool = True) -> dict[str, str]:
         """The same for many at once, in one transaction. Without `create`, unknown subjects are left out."""
         hashes = {subject: self._hash(source, subject) for subject in subjects}
@@ -180,7 +186,7 @@ class Directory:
         return found
 
     def _remember(self, source: str, found: dict[bytes, str]) -> None:
-        until = time.monotonic() + FRESH_SECONDS
+        until = time.monotonic() + BINDING_FRESH_SECONDS
         with self._lock:
             for hashed, resident in found.items():
                 self._residents[(source, hashed)] = (resident, until)
@@ -217,12 +223,17 @@ class Directory:
         with self._engine.connect() as connection:
             return [Key(*row) for row in connection.execute(select(*columns).order_by(_keys.c.created_at))]
 
+    def known_caller(self, secret: str) -> tuple[bool, Caller | None]:
+        """Whether the answer of `caller` is known from a moment ago, and that answer: without asking the database."""
+        kept = self._callers.get(_digest(secret))
+        return (True, kept[0]) if kept and kept[1] > time.monotonic() else (False, None)
+
     def caller(self, secret: str) -> Caller | None:
         """Who a secret belongs to, or None for a wrong or revoked one."""
+        known, caller = self.known_caller(secret)
+        if known:
+            return caller
         hashed = _digest(secret)
-        kept = self._callers.get(hashed)
-        if kept and kept[1] > time.monotonic():
-            return kept[0]
         in_force = (_keys.c.hash == hashed) & _keys.c.revoked_at.is_(None)
         with self._engine.connect() as connection:
             row = connection.execute(select(_keys.c.key_id, _keys.c.role, _keys.c.owner).where(in_force)).first()

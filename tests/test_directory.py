@@ -108,7 +108,7 @@ class TestBindings:
     def test_an_erased_resident_is_found_by_no_name(
         self, directory: Directory, opening: Opening, url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(of_directory, "FRESH_SECONDS", 0.0)
+        monkeypatch.setattr(of_directory, "BINDING_FRESH_SECONDS", 0.0)
         elsewhere = opening()
         resident = directory.resident("szt", "1")
         directory.bind("hz", ["a"], resident)

@@ -47,9 +47,11 @@ from carbon_points.domain.methodology import Table
 from carbon_points.domain.source import SourceSuspended
 from carbon_points.journal import codec
 from carbon_points.journal.entry import Entry, key_of_action
+from carbon_points.journal.partition import Outcome
 from carbon_points.projections import actions as read_actions
 
 LINES_A_BATCH = 1_000
+REPORTERS = takes("source", "app")
 PAUSE_SECONDS = 0.05  # a caller that has sent nothing for so long waits for its verdicts
 NDJSON = "application/x-ndjson"
 _REPORT = {
@@ -129,7 +131,7 @@ class ActionPage(Struct, frozen=True):
     summary="Report one action",
     description="Safe to repeat for ever: its identity is `source` and `record_id`. 201: counted. 202: half a ride, "
     "kept until the other half. 200: the earlier answer again.",
-    guards=[takes("source", "app")],
+    guards=[REPORTERS],
     status_code=201,
     responses={
         200: ResponseSpec(Receipt, description="The earlier answer again", generate_examples=False),
@@ -171,20 +173,23 @@ async def record_action(
     ],
     installation: NamedDependency[Installation],
 ) -> Response[Receipt]:
-    must_own(request.user, "source", data.source)
-    must_own(request.user, "app", data.source)
-    facts = facts_of(await asyncio.to_thread(installation.journal.rules), data)
-    residents = await asyncio.to_thread(
-        installation.directory.residents, data.source, [data.resident], create=facts.source.opens_accounts
-    )
-    if data.resident not in residents:
-        raise account.AccountUnknown(source=data.source)
-    command = command_of(data, residents[data.resident])
-    outcome = await installation.write(command, facts, account.balance)
+    told, outcome = await record(installation, request.user, data)
+    return receipt(told, outcome, created=202 if told.verdict == "pending" else 201)
+
+
+async def record(installation: Installation, caller: Caller, report: Report) -> tuple[Receipt, Outcome]:
+    """Have a report decided. Raises what refuses it, Unavailable, or Overloaded."""
+    must_own(caller, "source", report.source)
+    must_own(caller, "app", report.source)
+    facts = facts_of(await installation.rules(), report)
+    resident = await installation.resident(report.source, report.resident, create=facts.source.opens_accounts)
+    if resident is None:
+        raise account.AccountUnknown(source=report.source)
+    outcome = await installation.write(command_of(report, resident), facts, account.balance)
     told = receipt_of(outcome)
     if told.verdict == "refused":
         raise account.ExitWithoutEntry(source=told.source, record_id=told.record_id, action_id=told.action_id)
-    return receipt(told, outcome, created=202 if told.verdict == "pending" else 201)
+    return told, outcome
 
 
 @dataclass

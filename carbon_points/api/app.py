@@ -17,6 +17,7 @@ from litestar.static_files import create_static_files_router  # pyright: ignore[
 from carbon_points import __version__
 from carbon_points.api import actions, city, fund, health, lots, merchants, redemptions, residents, sources
 from carbon_points.api.access import KnownParameters, security_of, stamped
+from carbon_points.api.express import express
 from carbon_points.api.installation import Installation
 from carbon_points.api.problems import NOT_DECODED, answer, of_validation
 
@@ -80,7 +81,8 @@ def create_app(installation: Installation) -> Litestar:
         openapi_config=_description(),
         debug=False,
     )
-    app.asgi_handler = stamped(app.asgi_handler)  # around the routing: an address that is not there is answered, too
+    # Around the routing: an address that is not there is answered, too.
+    app.asgi_handler = stamped(express(app.asgi_handler, installation, body_most=BODY_MOST))
     return app
 
 

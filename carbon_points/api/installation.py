@@ -20,8 +20,8 @@ from carbon_points.api.problems import ApiError
 from carbon_points.directory import KEY_FILE, Caller, Directory, subject_key
 from carbon_points.domain.event import Command
 from carbon_points.domain.methodology import PublishMethodology
-from carbon_points.journal.journal import Journal, create_journal, open_journal
-from carbon_points.journal.partition import Outcome, Write
+from carbon_points.journal.journal import Journal, Rules, create_journal, open_journal
+from carbon_points.journal.partition import Outcome, Unavailable, Write
 from carbon_points.journal.streams import METHODOLOGIES
 from carbon_points.methodologies import shipped
 from carbon_points.projections.cache import CityCache
@@ -33,6 +33,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 View = Callable[[Any, datetime], object]
 READ_WAIT_SECONDS = 5.0
+DEADLINE_SECONDS = 20.0  # of a write: then its caller is told to send it again, whatever the database does
 POSITION_HEADER = "Carbon-Position"
 REPLAYED_HEADER = "Idempotency-Replayed"
 
@@ -45,10 +46,23 @@ class Installation(Struct, frozen=True):
     follower: Follower
     cache: CityCache
     clock: Callable[[], datetime]
+    bindings: "Bindings"
 
     async def write(self, command: Command, facts: object = None, view: View | None = None) -> Outcome:
         """Have a command decided and made durable. Raises its Refusal, Unavailable, or Overloaded."""
-        return done(await asyncio.wrap_future(self.journal.submit(Write(command, facts, view))))
+        try:
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                return done(await self.journal.ask(Write(command, facts, view)))
+        except TimeoutError:
+            raise Unavailable("not answered in time: send the same again, it counts once") from None
+
+    async def rules(self) -> Rules:
+        return self.journal.rules_at_hand() or await asyncio.to_thread(self.journal.rules)
+
+    async def resident(self, source: str, subject: str, *, create: bool) -> str | None:
+        """The resident whom a source's subject means. Those who ask at the same time are looked up together."""
+        known = self.directory.known(source, subject)
+        return known or await self.bindings.ask(source, subject, create=create)
 
     def write_now(self, command: Command, facts: object = None, view: View | None = None) -> Outcome:
         """The same from a thread."""
@@ -78,6 +92,36 @@ class Installation(Struct, frozen=True):
         self.directory.close()
 
 
+class Bindings:
+    """Asks the directory for many callers of one event loop at once."""
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+        self._asked: dict[tuple[str, bool], dict[str, asyncio.Future[str | None]]] = {}
+        self._asking: asyncio.Task[None] | None = None
+
+    async def ask(self, source: str, subject: str, *, create: bool) -> str | None:
+        subjects = self._asked.setdefault((source, create), {})
+        if subject not in subjects:
+            subjects[subject] = asyncio.get_running_loop().create_future()
+        found = subjects[subject]
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask())
+        return await asyncio.shield(found)  # one caller's leaving is not the others'
+
+    async def _ask(self) -> None:
+        while self._asked:
+            (source, create), asked = self._asked.popitem()
+            try:
+                found = await asyncio.to_thread(self._directory.residents, source, list(asked), create=create)
+            except Exception as error:  # noqa: BLE001  # whoever asked gets it
+                for waiting in asked.values():
+                    waiting.set_exception(error)
+            else:
+                for subject, waiting in asked.items():
+                    waiting.set_result(found.get(subject))
+
+
 def utc_now() -> datetime:
     return datetime.now(UTC)
 
@@ -94,7 +138,7 @@ def open_installation(settings: Settings, *, clock: Callable[[], datetime] = utc
     read_model = ReadModel(settings.read_url)
     follower = Follower(journal, read_model)
     cache = CityCache(settings.redis_url or None, scope=name_of(journal))
-    return Installation(settings, journal, directory, read_model, follower, cache, clock)
+    return Installation(settings, journal, directory, read_model, follower, cache, clock, Bindings(directory))
 
 
 def adopt(journal: Journal) -> tuple[str, ...]:
@@ -176,10 +220,14 @@ def threaded(function: Callable[P, R]) -> Callable[P, Awaitable[R]]:
 
 def receipt(body: Any, outcome: Outcome, *, created: int = 201) -> Response[Any]:
     """The answer to a write: where it stands in the log, and whether it is an earlier answer again."""
+    return Response(body, status_code=200 if outcome.replayed else created, headers=position_headers(outcome))
+
+
+def position_headers(outcome: Outcome) -> dict[str, str]:
     headers = {POSITION_HEADER: f"{outcome.partition}:{outcome.position}"}
     if outcome.replayed:
         headers[REPLAYED_HEADER] = "true"
-    return Response(body, status_code=200 if outcome.replayed else created, headers=headers)
+    return headers
 
 
 PLAIN = r"^[^\x00-\x1f\x7f]+$(?!\n)"  # no control characters: no id has any, and PostgreSQL takes no NUL

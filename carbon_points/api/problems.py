@@ -17,9 +17,9 @@ from msgspec import Struct
 from sqlalchemy.exc import SQLAlchemyError
 
 from carbon_points.domain.refusal import Refusal, codes
-from carbon_points.journal.journal import Overloaded
 from carbon_points.journal.partition import Unavailable
 from carbon_points.journal.recorder import Unreachable
+from carbon_points.journal.waiting import Overloaded
 from carbon_points.projections.rows import CursorInvalid
 
 Retryable = Literal["never", "same-key", "new-key", "query-first"]
@@ -279,14 +279,21 @@ def _of_parameters(error: ValidationException) -> Problem:
     return problem("parameter-invalid", detail="" if errors else error.detail, errors=errors)
 
 
+def headers_of(problem: Problem) -> dict[str, str]:
+    """What stands in the head of an answer that is a problem."""
+    match problem.status:
+        case 503:
+            return {"Retry-After": str(RETRY_SECONDS)}
+        case 401:
+            return {"WWW-Authenticate": "Bearer"}
+        case _:
+            return {}
+
+
 def answer(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
     """The exception handler of the whole API."""
     found = of_exception(error)
-    headers: dict[str, str] = {}
-    if found.status == 503:
-        headers["Retry-After"] = str(RETRY_SECONDS)
-    if found.status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
+    headers = headers_of(found)
     if isinstance(error, HTTPException) and error.headers:
         headers |= {name: value for name, value in error.headers.items() if name.lower() == "allow"}
     scope: Any = request.scope

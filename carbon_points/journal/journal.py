@@ -4,12 +4,12 @@
 program that has many at once. Nothing else appends, and nothing updates or deletes an entry.
 """
 
-import queue
+import asyncio
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from psycopg import Error as DriverError
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.errors import InsufficientPrivilege
 
+from carbon_points.domain.event import Command
 from carbon_points.domain.methodology import Methodologies
 from carbon_points.domain.source import Sources
 from carbon_points.journal.entry import Entry, claim_key
@@ -39,18 +40,17 @@ from carbon_points.journal.streams import (
     partition_of,
     stream_of,
 )
+from carbon_points.journal.waiting import Answer, Overloaded, Waiting, answer
 
 FORMAT = "1"
 BATCH = 500
 CREATE_TRIES = 6
 JUMP_SECONDS, SLEW = 20.0, 0.01
 WAITING_MOST = 4_000  # commands of one partition that wait for their turn
+WAITING_SECONDS = 10.0  # for at most so long
+ELSEWHERE_SECONDS, LOOK_SECONDS = 5.0, 0.002
 RULES_FRESH_SECONDS = 1.0
 LOCK_MS, STATEMENT_MS = 5_000, 60_000  # of a statement on PostgreSQL; then it is refused, and may be sent again
-
-
-class Overloaded(Unavailable):
-    """More is waiting than will be answered soon: the caller should come back later."""
 
 
 class NotCreated(ValueError):
@@ -81,15 +81,15 @@ class Journal:
         self.partitions = [Partition(r, clock or SteadyClock()) for r in recorders]
         for partition in self.partitions:
             partition.others = [p.recorder for p in self.partitions if p is not partition]
-        self._queues: list[queue.Queue[tuple[Write, Future[Outcome]] | None]] = []
+        self._waiting = [Waiting(WAITING_MOST, WAITING_SECONDS) for _ in self.partitions]
+        self._deciding = _Deciding(len(self.partitions))
         self._threads: list[threading.Thread] = []
         self._rules: Rules | None = None
         self._rules_versions = (-1, -1)
         self._rules_until = 0.0
         self._rules_lock = threading.Lock()
+        self._rules_asked = False
         self._starting = threading.Lock()
-        self._submitting = threading.Lock()
-        self._closed = False
         self._pool = ThreadPoolExecutor(len(self.partitions), thread_name_prefix="commit")
         self.appended = threading.Event()  # set after every commit of this process: a hint to readers
 
@@ -99,68 +99,93 @@ class Journal:
         return self.partitions[partition_of(stream, len(self.partitions))]
 
     def commit(self, writes: Sequence[Write]) -> list[Outcome]:
-        """Decide and append many commands; those of one stream in their order. Raises Unavailable."""
-        by_partition: dict[int, list[int]] = {}
-        for index, write in enumerate(writes):
-            by_partition.setdefault(self.partition_of(stream_of(write.command)).number, []).append(index)
+        """Decide and append many commands; those of one stream in their order. Raises Unavailable.
+
+        An identity that is one in all partitions, and is being decided in another one at this moment, waits for that.
+        """
+        numbers = [self.partition_of(stream_of(write.command)).number for write in writes]
         outcomes: dict[int, Outcome] = {}
+        left, until = list(range(len(writes))), since_boot() + ELSEWHERE_SECONDS
+        while left:
+            keys, later = dict[int, bytes | None](), list[int]()
+            for index in left:
+                try:
+                    keys[index] = self._deciding.begin(writes[index].command, numbers[index])
+                except DecidedElsewhere:
+                    later.append(index)
+            try:
+                self._commit(writes, {index: numbers[index] for index in keys}, outcomes)
+            finally:
+                for key in keys.values():
+                    self._deciding.end(key)
+            if later and not keys:
+                if since_boot() > until:
+                    raise DecidedElsewhere
+                time.sleep(LOOK_SECONDS)
+            left = later
+        self.appended.set()
+        return [outcomes[index] for index in range(len(writes))]
+
+    def _commit(self, writes: Sequence[Write], numbers: Mapping[int, int], outcomes: dict[int, Outcome]) -> None:
+        by_partition: dict[int, list[int]] = {}
+        for index, number in numbers.items():
+            by_partition.setdefault(number, []).append(index)
         waiting = {
             number: self._pool.submit(self.partitions[number].commit, [writes[i] for i in indexes])
             for number, indexes in by_partition.items()
         }
+        wait(waiting.values())
         for number, done in waiting.items():
             outcomes.update(zip(by_partition[number], done.result(), strict=True))
-        self.appended.set()
-        return [outcomes[index] for index in range(len(writes))]
 
     def submit(self, write: Write) -> "Future[Outcome]":
         """Put a command among those that wait, to be committed with them. Raises Overloaded, Unavailable (closed)."""
+        given: Future[Outcome] = Future()
+        self._submit(write, given)
+        return given
+
+    async def ask(self, write: Write) -> Outcome:
+        """The same in an event loop. Raises also what the writer met."""
+        given: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._submit(write, given)
+        return await given
+
+    def _submit(self, write: Write, given: Answer) -> None:
         if not self._threads:
             self._start()
-        answer: Future[Outcome] = Future()
         number = self.partition_of(stream_of(write.command)).number
-        with self._submitting:  # nothing may come after the last of a queue
-            if self._closed:
-                raise Unavailable("the journal is closed")
-            try:
-                self._queues[number].put_nowait((write, answer))
-            except queue.Full:
-                raise Overloaded(f"{WAITING_MOST} commands are waiting") from None
-        return answer
+        key = self._deciding.begin(write.command, number)
+        try:
+            self._waiting[number].put(write, given, key)
+        except Unavailable:
+            self._deciding.end(key)
+            raise
 
     def _start(self) -> None:
         with self._starting:
             if self._threads:
                 return
-            self._queues = [queue.Queue(WAITING_MOST) for _ in self.partitions]
             threads = [
-                threading.Thread(target=self._write, args=(p, q), name=f"journal-{p.number}", daemon=True)
-                for p, q in zip(self.partitions, self._queues, strict=True)
+                threading.Thread(target=self._write, args=(p, w), name=f"journal-{p.number}", daemon=True)
+                for p, w in zip(self.partitions, self._waiting, strict=True)
             ]
             for thread in threads:
                 thread.start()
             self._threads = threads
 
-    def _write(self, partition: Partition, waiting: "queue.Queue[tuple[Write, Future[Outcome]] | None]") -> None:
+    def _write(self, partition: Partition, waiting: Waiting) -> None:
         """Commit what is waiting, as it comes: alone when idle, together under load."""
-        while (first := waiting.get()) is not None:
-            batch, last = [first], False
-            while len(batch) < BATCH and not waiting.empty():
-                if (item := waiting.get_nowait()) is None:
-                    last = True
-                    break
-                batch.append(item)
+        while any(taken_late := waiting.take(BATCH)):
+            batch, late = taken_late
             try:
-                outcomes = partition.commit([write for write, _ in batch])
+                outcomes: Sequence[Outcome | Exception] = partition.commit([i.write for i in batch]) if batch else []
             except Exception as error:  # noqa: BLE001  # every waiting caller gets it; the thread lives on
-                for _, answer in batch:
-                    answer.set_exception(error)
-            else:
-                for (_, answer), outcome in zip(batch, outcomes, strict=True):
-                    answer.set_result(outcome)
-                self.appended.set()
-            if last:
-                return
+                outcomes = [error] * len(batch)
+            for item in (*batch, *late):
+                self._deciding.end(item.key)
+            answer((item.answer, outcome) for item, outcome in zip(batch, outcomes, strict=True))
+            answer((item.answer, Overloaded("it waited too long, and was not looked at")) for item in late)
+            self.appended.set()
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -205,11 +230,14 @@ class Journal:
                     if main and kind.due(decode_state(kind.state_type, row.state), at):
                         yield row.stream
 
-    def rules(self) -> Rules:
-        """Methodologies and sources, read again when they changed, at most a second late."""
+    def rules(self, *, within: float = 0.0) -> Rules:
+        """Methodologies and sources, read again when they changed, at most a second late.
+
+        `within`: read them also where they would have to be read within so many seconds.
+        """
         with self._rules_lock:
             now = since_boot()
-            if self._rules is None or now >= self._rules_until:
+            if self._rules is None or now + within >= self._rules_until:
                 tables, of_tables = self.partition_of(METHODOLOGIES).state(METHODOLOGIES)
                 sources, of_sources = self.partition_of(SOURCES).state(SOURCES)
                 if (of_tables, of_sources) != self._rules_versions:
@@ -218,22 +246,73 @@ class Journal:
             assert self._rules is not None
             return self._rules
 
+    def rules_at_hand(self) -> Rules | None:
+        """The same without waiting: those of the last second, or None. They are read again before they grow older."""
+        left = self._rules_until - since_boot()
+        if left < RULES_FRESH_SECONDS / 2 and not self._rules_asked:
+            self._rules_asked = True
+            with suppress(RuntimeError):  # the journal is being closed
+                self._pool.submit(self._read_rules)
+        return self._rules if left > 0 else None
+
+    def _read_rules(self) -> None:
+        try:
+            self.rules(within=RULES_FRESH_SECONDS / 2)
+        finally:
+            self._rules_asked = False
+
     def rules_changed(self) -> None:
         """This process has just changed them: read them again at once."""
         self._rules_until = 0.0
 
     def close(self) -> None:
         """Commit what is waiting, then stop."""
-        with self._submitting:
-            self._closed = True
-        for waiting in self._queues:
-            waiting.put(None)
+        for waiting in self._waiting:
+            waiting.close()
         for thread in self._threads:
             thread.join()
         self._threads = []
         self._pool.shutdown()
         for partition in self.partitions:
             partition.recorder.close()
+
+
+class DecidedElsewhere(Unavailable):
+    """The same identity is being decided for another resident at this moment."""
+
+
+class _Deciding:
+    """Identities that are one in all partitions and are being decided now, with the partition where.
+
+    Partitions decide at the same time: without it, one record sent for two residents could count for both.
+    """
+
+    def __init__(self, partitions: int) -> None:
+        self._alone = partitions == 1
+        self._keys: dict[bytes, tuple[int, int]] = {}
+        self._lock = threading.Lock()
+
+    def begin(self, command: Command, partition: int) -> bytes | None:
+        """Raises DecidedElsewhere. What is returned must come back to `end`."""
+        if not command.claimed_everywhere or self._alone:
+            return None
+        key = claim_key(command.claim() or ())
+        with self._lock:
+            where, times = self._keys.get(key, (partition, 0))
+            if where != partition:
+                raise DecidedElsewhere("the same id is being decided for another resident: send it again")
+            self._keys[key] = (partition, times + 1)
+        return key
+
+    def end(self, key: bytes | None) -> None:
+        if key is None:
+            return
+        with self._lock:
+            where, times = self._keys[key]
+            if times > 1:
+                self._keys[key] = (where, times - 1)
+            else:
+                del self._keys[key]
 
 
 # -- opening ---------------------------------------------------------------------------------------------------------
@@ -358,7 +437,7 @@ def _postgres(url: str, schema: str) -> PostgresDatastore:
     # What the library does not pass on (sslmode, application_name), and an end to waiting for a stranger's lock.
     known["options"] = f"-c lock_timeout={LOCK_MS} -c statement_timeout={STATEMENT_MS} {known.get('options') or ''}"
     kwargs: Any = datastore.pool.kwargs
-    datastore.pool.kwargs = {**known, **kwargs}
+    datastore.pool.kwargs = {**known, **kwargs, "autocommit": True}  # one statement is one round trip
     return datastore
 
 

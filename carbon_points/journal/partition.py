@@ -31,7 +31,7 @@ from carbon_points.journal.streams import (
     stream_of,
 )
 
-STATES_KEPT = 4_000  # per partition: a few kilobytes each
+STATES_KEPT = 8_000  # per partition: a kilobyte or two each
 PARTS_KEPT = 24  # of one state, before it is dropped from memory
 TRIES = 20  # lost races for the same streams before the caller is told
 PATIENT = 3  # of them before the partition is locked for the next
@@ -96,6 +96,7 @@ class _Batch:
         self.events: list[StoredEvent] = []
         self.claims: dict[bytes, Claim] = {}
         self.made: dict[tuple[str, int], tuple[Event, int]] = {}  # by place: the event and its number in the batch
+        self.now: datetime | None = None  # one moment for all of it; looked up by the first decision
         self.touched: dict[str, _Loaded] = {}
 
 
@@ -109,6 +110,7 @@ class Partition:
         self._clock = clock
         self._last: datetime | None = None  # when the newest entry was recorded; looked up by the first decision
         self._loaded: OrderedDict[str, _Loaded] = OrderedDict()
+        self._used: set[str] = set()  # by the batch at hand
         self._lock = threading.Lock()
 
     def commit(self, writes: Sequence[Write]) -> list[Outcome]:
@@ -125,31 +127,39 @@ class Partition:
                     with self.recorder.alone():
                         return self._attempt(writes)
                 except (Contended, _Stale):
-                    self._loaded.clear()
+                    self._drop()
                     time.sleep(random.uniform(0, min(0.002 * 2**attempt, PAUSE_MOST_SECONDS)))  # noqa: S311  # no secret
                 except (Unreachable, InterfaceError) as error:
-                    self._loaded.clear()
+                    self._drop()
                     if attempt >= RECONNECTS:  # a server that restarts is given a moment; the caller a clear answer
                         raise Unavailable(str(error)) from error
                     time.sleep(0.2 * (attempt + 1))
                 except Unavailable:
-                    self._loaded.clear()
+                    self._drop()
                     raise
                 except Exception as error:  # noqa: BLE001  # a mistake in one command must not fail its neighbours
-                    self._loaded.clear()
+                    self._drop()
                     if len(writes) == 1:
                         return [Outcome(stream_of(writes[0].command), partition=self.number, failure=error)]
                     break
                 except BaseException:
-                    self._loaded.clear()
+                    self._drop()
                     raise
             else:
                 raise Unavailable("other processes kept winning the race for the same streams")
         return [outcome for write in writes for outcome in self.commit([write])]
 
+    def _drop(self) -> None:
+        """What is in memory may not be what is stored: read it again."""
+        self._loaded.clear()
+        self._used.clear()
+
     def _attempt(self, writes: Sequence[Write]) -> list[Outcome]:
         keys = [claim_key(words) if (words := w.command.claim()) else None for w in writes]
-        known = self.recorder.claimed(list({key for key in keys if key}))
+        wanted = self._missing([(stream_of(w.command), self._parts(w)) for w in writes])
+        claims, rows = self.recorder.look(list({key for key in keys if key}), wanted)
+        self._fill(self._loaded, rows)
+        known = {claim.key: claim for claim in claims}
         replays = {(claim.stream, claim.version) for claim in known.values()}
         earlier = self.recorder.read_at(sorted(replays)) if replays else {}
         wide = [k for w, k in zip(writes, keys, strict=True) if k and w.command.claimed_everywhere and k not in known]
@@ -157,8 +167,6 @@ class Partition:
             if elsewhere := other.claimed(wide):
                 known |= elsewhere
                 earlier |= other.read_at([(claim.stream, claim.version) for claim in elsewhere.values()])
-        fresh = [w for w, key in zip(writes, keys, strict=True) if key not in known or w.view]
-        self._load([(stream_of(w.command), self._parts(w)) for w in fresh])
         batch = _Batch()
         outcomes = [self._decide(write, key, known, earlier, batch) for write, key in zip(writes, keys, strict=True)]
         self._must_be_newest([o for o in outcomes if o.refusal or o.replayed], batch)
@@ -193,7 +201,7 @@ class Partition:
         if key and (claim := batch.claims.get(key) or known.get(key)):
             return self._replay(write, claim, earlier, batch)
         stream = stream_of(write.command)
-        loaded, now = self._loaded[stream], self._now()
+        loaded, now = self._loaded[stream], self._moment(batch)
         for event in loaded.kind.due(loaded.state, now):
             self._take(loaded, event, batch)
         try:
@@ -237,14 +245,14 @@ class Partition:
             partition=partition,
             position=position,
             version=claim.version,
-            view=write.view(self._loaded[stream].state, self._now()) if told and write.view else None,
+            view=write.view(self._loaded[stream].state, self._moment(batch)) if told and write.view else None,
         )
 
     def _take(self, loaded: _Loaded, event: Event, batch: _Batch) -> None:
         """Put an event into the state and the batch."""
         parts = loaded.kind.parts(event)
-        if missing := [part for part in parts if part not in loaded.parts]:
-            self._load([(loaded.stream, missing)])
+        if not loaded.parts.issuperset(parts):
+            self._fill(self._loaded, self.recorder.states(self._missing([(loaded.stream, parts)])))
         loaded.kind.evolve(loaded.state, event)
         loaded.version += 1
         loaded.dirty.update(parts)
@@ -265,10 +273,12 @@ class Partition:
 
     def _forget(self) -> None:
         """Keep memory bounded: the states that were used longest ago go, and those that grew many parts."""
-        for stream in [stream for stream, loaded in self._loaded.items() if len(loaded.parts) > PARTS_KEPT]:
-            del self._loaded[stream]
-        for loaded in self._loaded.values():
+        for stream in self._used:
+            loaded = self._loaded[stream]
             loaded.fresh = False
+            if len(loaded.parts) > PARTS_KEPT:
+                del self._loaded[stream]
+        self._used.clear()
         while len(self._loaded) > STATES_KEPT:
             self._loaded.popitem(last=False)
 
@@ -277,8 +287,8 @@ class Partition:
     def _parts(self, write: Write) -> list[tuple[str, str]]:
         return kind_of(stream_of(write.command)).parts(write.command, write.facts)
 
-    def _load(self, wanted: Sequence[tuple[str, Sequence[tuple[str, str]]]]) -> None:
-        """Bring states and their parts into memory, all in one query."""
+    def _missing(self, wanted: Sequence[tuple[str, Sequence[tuple[str, str]]]]) -> list[tuple[str, str]]:
+        """The rows of states and their parts that are not in memory, where they get their place."""
         rows: list[tuple[str, str]] = []
         for stream, parts in wanted:
             loaded = self._loaded.get(stream)
@@ -287,12 +297,12 @@ class Partition:
                 rows.append((stream, ""))
             else:
                 self._loaded.move_to_end(stream)
+            self._used.add(stream)
             for part in parts:
                 if part not in loaded.parts:
                     loaded.parts.add(part)
                     rows.append((stream, "/".join(part)))
-        if rows:
-            self._fill(self._loaded, self.recorder.states(rows))
+        return rows
 
     @staticmethod
     def _fill(into: "dict[str, _Loaded] | OrderedDict[str, _Loaded]", rows: Sequence[StateRow]) -> None:
@@ -319,6 +329,11 @@ class Partition:
         for entry in self.recorder.read(self.recorder.head() - 1, 1):
             return codec.decode(entry.type, entry.state).recorded_at
         return datetime.min.replace(tzinfo=UTC)
+
+    def _moment(self, batch: _Batch) -> datetime:
+        if batch.now is None:
+            batch.now = self._now()
+        return batch.now
 
     def _now(self) -> datetime:
         """The time, never earlier than it was before in this partition."""

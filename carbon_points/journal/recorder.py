@@ -36,6 +36,7 @@ class Recorder(Protocol):
     def alone(self) -> AbstractContextManager[None]: ...
     def read(self, after: int, limit: int) -> list[Entry]: ...
     def read_at(self, places: Sequence[tuple[str, int]]) -> dict[tuple[str, int], Entry]: ...
+    def look(self, keys: Sequence[bytes], wanted: Sequence[tuple[str, str]]) -> tuple[list[Claim], list[StateRow]]: ...
     def claimed(self, keys: Sequence[bytes]) -> dict[bytes, Claim]: ...
     def states(self, wanted: Sequence[tuple[str, str]]) -> list[StateRow]: ...
     def all_claims(self, after: bytes, limit: int) -> list[Claim]: ...
@@ -159,6 +160,10 @@ class SQLiteRecorder(SQLiteApplicationRecorder):
                 found[(entry.stream, entry.version)] = entry
         return found
 
+    def look(self, keys: Sequence[bytes], wanted: Sequence[tuple[str, str]]) -> tuple[list[Claim], list[StateRow]]:
+        """What a batch needs to know: which of its identities were used, and the states it decides by."""
+        return list(self.claimed(keys).values()), self.states(wanted)
+
     def claimed(self, keys: Sequence[bytes]) -> dict[bytes, Claim]:
         found: dict[bytes, Claim] = {}
         for some in _chunks(keys):
@@ -212,6 +217,8 @@ class PostgresRecorder(PostgresApplicationRecorder):
         self._schema = Identifier(datastore.schema)
         self._table = Identifier(events_table_name)
         self.sql_create_statements = [self._sql(text) for text in _POSTGRES_TABLES]
+        self._append = self._sql(_APPEND).as_bytes()
+        self._look = self._sql(_LOOK).as_bytes()
 
     def _sql(self, text: LiteralString) -> Composed:
         return SQL(text).format(schema=self._schema, entries=self._table)
@@ -224,48 +231,36 @@ class PostgresRecorder(PostgresApplicationRecorder):
         return range(last - len(stored_events) + 1, last + 1)
 
     def append(self, events: Sequence[StoredEvent], claims: Sequence[Claim], states: Sequence[StateRow]) -> int:
-        """The position of the last event. Raises Contended or Unreachable; after Unreachable the claims tell."""
-        with self._writing() as cursor:
-            cursor.execute(self._sql("UPDATE {schema}.counter SET n = n + %s RETURNING n"), (len(events),))
-            last = int(self._one(cursor)["n"])
-            first = last - len(events) + 1
-            if events:
-                cursor.execute(
-                    self._sql(_INSERT_ENTRIES),
-                    (
-                        list(range(first, last + 1)),
-                        [str(e.originator_id) for e in events],
-                        [e.originator_version for e in events],
-                        [e.topic for e in events],
-                        [e.state for e in events],
-                        [self._leaf(e) for e in events],
-                    ),
-                    binary=True,
-                )
-            if claims:
-                cursor.execute(
-                    self._sql(_INSERT_CLAIMS),
-                    ([c.key for c in claims], [c.stream for c in claims], [c.version for c in claims]),
-                )
-            if states:
-                cursor.execute(
-                    self._sql(_UPSERT_STATES),
-                    (
-                        [s.stream for s in states],
-                        [s.part for s in states],
-                        [s.version for s in states],
-                        [s.state for s in states],
-                    ),
-                )
-        return last
+        """The position of the last event. Raises Contended or Unreachable; after Unreachable the claims tell.
 
-    @contextmanager
-    def _writing(self) -> Generator[Cursor[DictRow]]:
+        One statement is one transaction and one round trip. All of it reads the counter's new value, so the counter's
+        lock comes before any other.
+        """
+        params = (
+            len(events),
+            [str(e.originator_id) for e in events],
+            [e.originator_version for e in events],
+            [e.topic for e in events],
+            [e.state for e in events],
+            [self._leaf(e) for e in events],
+            [c.key for c in claims],
+            [c.stream for c in claims],
+            [c.version for c in claims],
+            [s.stream for s in states],
+            [s.part for s in states],
+            [s.version for s in states],
+            [s.state for s in states],
+        )
         if self._held is not None:
-            yield self._held
-        else:
-            with self.datastore.transaction(commit=True) as cursor:
-                yield cursor
+            return self._last(self._held, params)
+        with self.datastore.get_connection() as connection, connection.cursor() as cursor:
+            return self._last(cursor, params)
+
+    def _last(self, cursor: Cursor[DictRow], params: Sequence[Any]) -> int:
+        cursor.execute(self._append, params, prepare=True, binary=True)
+        row = cursor.fetchone()
+        assert row is not None, "the counter has its one row"
+        return int(row["n"])
 
     @contextmanager
     def alone(self) -> Generator[None]:
@@ -278,19 +273,16 @@ class PostgresRecorder(PostgresApplicationRecorder):
             finally:
                 self._held = None
 
-    @staticmethod
-    def _one(cursor: Cursor[DictRow]) -> DictRow:
-        row = cursor.fetchone()
-        assert row is not None, "the counter has its one row"
-        return row
-
     def _leaf(self, event: StoredEvent) -> bytes:
         return leaf_hash(self.partition, str(event.originator_id), event.originator_version, event.topic, event.state)
 
-    @retry((InterfaceError, OperationalError), max_attempts=3, wait=0.1)  # a connection that was dropped is made again
     def _rows(self, text: LiteralString, params: Sequence[Any] = ()) -> list[Any]:
+        return self._asked(self._sql(text), params)
+
+    @retry((InterfaceError, OperationalError), max_attempts=3, wait=0.1)  # a connection that was dropped is made again
+    def _asked(self, query: bytes | Composed, params: Sequence[Any]) -> list[Any]:
         with self.datastore.get_connection() as connection, connection.cursor(row_factory=tuple_row) as c:
-            c.execute(self._sql(text), params, prepare=True, binary=True)
+            c.execute(query, params, prepare=True, binary=True)
             return c.fetchall()
 
     def _entries(self, where: LiteralString, params: Sequence[Any]) -> list[Entry]:
@@ -310,6 +302,17 @@ class PostgresRecorder(PostgresApplicationRecorder):
             ([stream for stream, _ in places], [version for _, version in places]),
         )
         return {(e.stream, e.version): e for e in entries}
+
+    def look(self, keys: Sequence[bytes], wanted: Sequence[tuple[str, str]]) -> tuple[list[Claim], list[StateRow]]:
+        """What a batch needs to know, in one round trip: which of its identities were used, and its states."""
+        claims, states = list[Claim](), list[StateRow]()
+        told = (list(keys), [stream for stream, _ in wanted], [part for _, part in wanted])
+        for key, stream, part, version, state in self._asked(self._look, told):
+            if key is not None:
+                claims.append(Claim(bytes(key), stream, version))
+            else:
+                states.append(StateRow(stream, part, version, bytes(state)))
+        return claims, states
 
     def claimed(self, keys: Sequence[bytes]) -> dict[bytes, Claim]:
         rows = self._rows(
@@ -386,14 +389,23 @@ _POSTGRES_TABLES: tuple[LiteralString, ...] = (
     ),
     "CREATE TABLE IF NOT EXISTS {schema}.about (name text PRIMARY KEY, value text NOT NULL)",
 )
-_INSERT_ENTRIES = (
-    "INSERT INTO {schema}.{entries} (notification_id, originator_id, originator_version, topic, state, leaf) "
-    "SELECT * FROM unnest(%b::bigint[], %b::text[], %b::bigint[], %b::text[], %b::bytea[], %b::bytea[])"
+_APPEND: LiteralString = (
+    "WITH c AS (UPDATE {schema}.counter SET n = n + %b::bigint RETURNING n), "
+    "e AS (INSERT INTO {schema}.{entries} "
+    "(notification_id, originator_id, originator_version, topic, state, leaf) "
+    "SELECT c.n - u.all_of_them + u.i, u.stream, u.version, u.topic, u.state, u.leaf FROM c, ("
+    "SELECT *, count(*) OVER () AS all_of_them FROM unnest(%b::text[], %b::bigint[], %b::text[], %b::bytea[], "
+    "%b::bytea[]) WITH ORDINALITY AS t (stream, version, topic, state, leaf, i)) AS u), "
+    "k AS (INSERT INTO {schema}.claims SELECT u.* FROM c, unnest(%b::bytea[], %b::text[], %b::bigint[]) AS u), "
+    "s AS (INSERT INTO {schema}.states "
+    "SELECT u.* FROM c, unnest(%b::text[], %b::text[], %b::bigint[], %b::bytea[]) AS u "
+    "ON CONFLICT (stream, part) DO UPDATE SET version = excluded.version, state = excluded.state) "
+    "SELECT n FROM c"
 )
-_INSERT_CLAIMS = "INSERT INTO {schema}.claims SELECT * FROM unnest(%b::bytea[], %b::text[], %b::bigint[])"
-_UPSERT_STATES = (
-    "INSERT INTO {schema}.states SELECT * FROM unnest(%b::text[], %b::text[], %b::bigint[], %b::bytea[]) "
-    "ON CONFLICT (stream, part) DO UPDATE SET version = excluded.version, state = excluded.state"
+_LOOK: LiteralString = (
+    "SELECT key, stream, NULL AS part, version, NULL AS state FROM {schema}.claims WHERE key = ANY(%b::bytea[]) "
+    "UNION ALL SELECT NULL, stream, part, version, state FROM {schema}.states "
+    "WHERE (stream, part) IN (SELECT * FROM unnest(%b::text[], %b::text[]))"
 )
 _CHUNK = 400
 

@@ -16,6 +16,7 @@ from carbon_points.projections.read_model import ReadModel
 
 BATCH = 2_000
 POLL_SECONDS = 0.2
+GATHER_SECONDS = 0.05  # a batch costs much the same whatever is in it: gather, unless somebody waits
 BACK_OFF_MOST_SECONDS = 5.0
 
 _log = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ class Follower:
         """Return when the batch at hand is done."""
         self._stopping.set()
         self._journal.appended.set()
+        self._read_model.wanted.set()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -72,6 +74,7 @@ class Follower:
         wait = 0.0
         while not self._stopping.is_set():
             self._journal.appended.clear()
+            self._read_model.wanted.clear()
             try:
                 follow(self._journal, self._read_model, stopping=self._stopping)
                 wait = 0.0
@@ -80,7 +83,8 @@ class Follower:
                 _log.exception("the read models do not follow the log; asking again in %.1f s", wait)
                 self._stopping.wait(wait)
                 continue
-            self._journal.appended.wait(POLL_SECONDS)
+            if self._journal.appended.wait(POLL_SECONDS):
+                self._read_model.wanted.wait(GATHER_SECONDS)
 
 
 def follow(journal: Journal, read_model: ReadModel, *, stopping: threading.Event | None = None) -> int:

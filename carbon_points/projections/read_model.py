@@ -103,6 +103,7 @@ class ReadModel:
         if self._postgres:
             self._reading = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self._seen: dict[int, int] = {}
+        self.wanted = threading.Event()  # somebody waits for the rows to follow
         self._applied = threading.Condition()
         self.made = self._create(keep)
 
@@ -147,6 +148,8 @@ class ReadModel:
         """
         events = [(entry.position, codec.decode(entry.type, entry.state)) for entry in entries]
         with self._writing.begin() as connection:
+            if self._postgres:  # a crash may take the last transactions, rows and position: the log has them all
+                connection.execute(_NOT_DURABLE)
             stored = self._locked(connection, partition)
             fresh = [(position, happened) for position, happened in events if position > stored]
             if [position for position, _ in fresh] != list(range(stored + 1, stored + 1 + len(fresh))):
@@ -177,6 +180,7 @@ class ReadModel:
         """Whether the rows follow the log to that position, at the latest after `timeout` seconds."""
         deadline = time.monotonic() + timeout
         while self._seen.get(partition, 0) < position:
+            self.wanted.set()
             stored = self.positions()
             with self._applied:
                 for number, at in stored.items():
@@ -328,6 +332,7 @@ def shape() -> str:
     return hashlib.sha256("\n".join(told).encode()).hexdigest()[:32]
 
 
+_NOT_DURABLE = text("SET LOCAL synchronous_commit = off")
 _ONE_CREATES = select(func.pg_advisory_xact_lock(0x63_70_72_6D))
 
 # -- engines ---------------------------------------------------------------------------------------------------------

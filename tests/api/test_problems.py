@@ -10,9 +10,9 @@ from sqlalchemy.exc import OperationalError
 import carbon_points
 from carbon_points.api.problems import OURS, STATUS, ApiError, documented, of_exception, problem
 from carbon_points.domain.refusal import Refusal, codes
-from carbon_points.journal.journal import Overloaded
 from carbon_points.journal.partition import Unavailable
 from carbon_points.journal.recorder import Unreachable
+from carbon_points.journal.waiting import Overloaded
 from carbon_points.projections.rows import CursorInvalid
 
 

@@ -27,9 +27,10 @@ from carbon_points.domain.source import ChangeSource, RegisterSource
 from carbon_points.journal import codec, partition
 from carbon_points.journal import journal as journal_module
 from carbon_points.journal.entry import Entry, claim_key, leaf_hash
-from carbon_points.journal.journal import Overloaded, SteadyClock, open_journal
+from carbon_points.journal.journal import SteadyClock, open_journal
 from carbon_points.journal.partition import Outcome, Unavailable, Write
 from carbon_points.journal.streams import decode_state, kind_of, partition_of, stream_of
+from carbon_points.journal.waiting import Overloaded
 from tests import given
 from tests.conftest import Clock
 from tests.given import (
@@ -380,15 +381,15 @@ def test_who_submits_at_the_moment_of_closing_is_not_left_waiting(
     journal = open_journal("sqlite://", partitions=1, clock=clock)
     city = City(journal).found()
     city.ask(ride("1"))
-    [waiting] = journal._queues
-    put, closing = waiting.put_nowait, Thread(target=journal.close)
+    [waiting] = journal._waiting
+    put, closing = waiting.put, Thread(target=journal.close)
 
-    def put_late(item: Any) -> None:
+    def put_early(*item: Any) -> None:
+        put(*item)
         closing.start()
-        closing.join(timeout=1)  # it gets as far as it may while somebody submits
-        put(item)
+        closing.join(timeout=1)  # it gets as far as it may before the writer looks
 
-    monkeypatch.setattr(waiting, "put_nowait", put_late)
+    monkeypatch.setattr(waiting, "put", put_early)
     answer = journal.submit(city.write(ride("2")))
     try:
         assert answer.result(timeout=2).position > 0
@@ -405,7 +406,7 @@ def until_overloaded(city: City, writes: list[Write]) -> Iterator[Future[Outcome
 
 
 def test_where_too_much_waits_the_caller_is_told_to_come_back(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal_module, "WAITING_MOST", 5)
+    monkeypatch.setattr(journal_module, "WAITING_MOST", 8)
     with opened("sqlite://", partitions=1, clock=clock) as city:
         city.found()
         writes = [city.write(ride(str(n))) for n in range(20)]

@@ -69,6 +69,7 @@ class Pair:
             self._ctl("-m", "immediate", "stop")
         with suppress(CalledProcessError):
             self._run("pg_ctl", "-w", "-D", self.server.pgdata, "-m", "immediate", "stop")
+        self.server.cleanup()
 
     def _ctl(self, *words: str | Path) -> None:
         self._run("pg_ctl", "-w", "-D", self.standby, *words)

@@ -1,0 +1,110 @@
+"""What waits for a partition's writer: bounded, fair between those who sent it, and not for ever.
+
+Each source has a lane of its own, and whatever is no report (redemptions, consents, lots) shares one. A batch takes
+from the lanes in turns, so that a source that floods us delays itself. No lane may fill the whole room.
+"""
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import NamedTuple
+
+from carbon_points.journal.partition import Outcome, Unavailable, Write
+
+Answer = Future[Outcome] | asyncio.Future[Outcome]
+
+
+class Item(NamedTuple):
+    """`key`: the identity that is being decided with it, where that is one in all partitions."""
+
+    write: Write
+    answer: Answer
+    until: float
+    key: bytes | None = None
+
+
+LANE_SHARE = 4  # a lane takes all but a fourth of the room
+
+
+class Overloaded(Unavailable):
+    """More is waiting than will be answered soon: the caller should come back later."""
+
+
+class Waiting:
+    """Thread-safe. `most` commands wait, each for at most `patience` seconds."""
+
+    def __init__(self, most: int, patience: float) -> None:
+        self._most, self._patience = most, patience
+        self._lanes: dict[str, deque[Item]] = {}
+        self._count = 0
+        self._closed = False
+        self._lock = threading.Lock()
+        self._some = threading.Event()
+
+    def put(self, write: Write, answer: Answer, key: bytes | None = None) -> None:
+        """Raises Overloaded, and Unavailable once it is closed."""
+        name: str = getattr(write.command, "source", "")
+        with self._lock:  # nothing may come after the last
+            if self._closed:
+                raise Unavailable("the journal is closed")
+            lane = self._lanes.setdefault(name, deque())
+            if self._count >= self._most or len(lane) >= self._most - self._most // LANE_SHARE:
+                raise Overloaded(f"{self._count} commands are waiting")
+            lane.append(Item(write, answer, time.monotonic() + self._patience, key))
+            self._count += 1
+            if self._count == 1:
+                self._some.set()
+
+    def take(self, most: int) -> tuple[list[Item], list[Item]]:
+        """As soon as anything waits, what is decided next, in turns from all lanes; and what has waited too long.
+
+        Both are empty at the end of all.
+        """
+        self._some.wait()
+        late, taken = list[Item](), list[Item]()
+        with self._lock:
+            now = time.monotonic()
+            while self._count and len(taken) < most:
+                for name in list(self._lanes)[: most - len(taken)]:
+                    lane = self._lanes[name]
+                    item = lane.popleft()
+                    self._count -= 1
+                    (taken if item.until > now else late).append(item)
+                    if not lane:
+                        del self._lanes[name]
+            if not self._count and not self._closed:
+                self._some.clear()
+        return taken, late
+
+    def close(self) -> None:
+        """Take nothing more; what waits is still taken."""
+        with self._lock:
+            self._closed = True
+            self._some.set()
+
+
+def answer(pairs: Iterable[tuple[Answer, Outcome | Exception]]) -> None:
+    """Give each its outcome; those of an event loop together, since waking a loop costs more than a result."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Answer, Outcome | Exception]]] = {}
+    for given, outcome in pairs:
+        if isinstance(given, Future):
+            _settle([(given, outcome)])
+        else:
+            by_loop.setdefault(given.get_loop(), []).append((given, outcome))
+    for loop, theirs in by_loop.items():
+        with suppress(RuntimeError):  # the loop is closed: nobody listens any more
+            loop.call_soon_threadsafe(_settle, theirs)
+
+
+def _settle(pairs: Sequence[tuple[Answer, Outcome | Exception]]) -> None:
+    for given, outcome in pairs:
+        if given.done():  # who waited has left
+            continue
+        if isinstance(outcome, Exception):
+            given.set_exception(outcome)
+        else:
+            given.set_result(outcome)
