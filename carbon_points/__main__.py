@@ -19,13 +19,14 @@ from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
 from carbon_points import __version__, settings
-from carbon_points.api.installation import Installation, done, open_installation
+from carbon_points.api.installation import Installation, create_installation, done, open_installation
 from carbon_points.api.intake import Tally
 from carbon_points.directory import ROLES, Role
 from carbon_points.domain.account import LapseDue
 from carbon_points.domain.methodology import PublishMethodology, parse
 from carbon_points.domain.refusal import Refusal
 from carbon_points.domain.source import ChangeSource, NothingToChange, RegisterSource
+from carbon_points.grants import grants
 from carbon_points.ingest import ingest as ingest_file
 from carbon_points.journal.codec import Unreadable
 from carbon_points.journal.partition import Unavailable, Write
@@ -101,6 +102,37 @@ def rows(title: str, columns: tuple[str, ...], lines: list[tuple[Any, ...]]) -> 
     for line in lines:
         table.add_row(*(str(cell) for cell in line))
     return table
+
+
+# -- creating --------------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.option(
+    "--partitions",
+    type=click.IntRange(1, settings.PARTITIONS_MOST),
+    help="Of the journal, for ever. Default: CARBON_PARTITIONS, or 4.",
+)
+@click.option("--distributed", is_flag=True, help="Let Citus place each partition on one of its machines.")
+@click.option("--print-grants", "role", metavar="ROLE", help="Print the SQL that gives a service's role its rights.")
+@as_json
+def init(partitions: int | None, distributed: bool, role: str | None, plain: bool) -> None:
+    """Make everything that is missing of an installation. The only command that needs rights to create.
+
+    Saying the same again changes nothing. On PostgreSQL, run it as the owner.
+    """
+    known = settings.load()
+    if role and not known.postgres:
+        raise click.UsageError("--print-grants is for PostgreSQL: SQLite has no roles")
+    found = create_installation(known, partitions=partitions, distributed=distributed)
+    told: dict[str, Any] = msgspec.to_builtins(found)
+    sql = grants(role, found.partitions) if role else None
+    if sql and not plain:
+        sys.stdout.write(sql)
+        return
+    words = {name: ", ".join(told[name]) or "nothing new" for name in ("made", "distributed", "adopted")}
+    lines = [("partitions", found.partitions), *words.items()]
+    show(plain, {**told, "grants": sql}, lambda: rows("installation", ("", ""), lines))
 
 
 # -- running ---------------------------------------------------------------------------------------------------------

@@ -21,9 +21,21 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from msgspec import Struct
-from sqlalchemy import Column, Connection, LargeBinary, MetaData, String, Table, bindparam, create_engine, event, select
+from sqlalchemy import (
+    Column,
+    Connection,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    bindparam,
+    create_engine,
+    event,
+    func,
+    inspect,
+    select,
+)
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.schema import CreateSchema
 
 from carbon_points.domain.refusal import Refusal
@@ -32,6 +44,7 @@ from carbon_points.projections.read_model import write_ahead
 Role = Literal["source", "app", "terminal", "operator", "buyer", "auditor"]
 ROLES: tuple[Role, ...] = get_args(Role)
 REDEMPTIONS = "keys of redemptions"  # bound like subjects, for ever: they name nobody. No source's id has a space
+KEY_FILE = "subject.key"
 CACHED = 100_000
 FRESH_SECONDS = 5.0  # how long a revoked key may still be taken by another process
 BINDING_FRESH_SECONDS = 60.0  # how long an erased binding may; the process that erased it knows at once
@@ -98,20 +111,23 @@ class Directory:
             self._engine = self._engine.execution_options(schema_translate_map={None: "directory"})
         else:
             event.listen(self._engine, "connect", _prepare_sqlite)
-        self._create()
+        self.made = self._create()
         self._residents: OrderedDict[tuple[str, bytes], tuple[str, float]] = OrderedDict()
         self._callers: dict[bytes, tuple[Caller | None, float]] = {}
         self._lock = threading.Lock()
 
-    def _create(self) -> None:
-        try:
-            with self._engine.begin() as connection:
-                if connection.dialect.name == "postgresql":
-                    connection.execute(CreateSchema("directory", if_not_exists=True))
-                _metadata.create_all(connection)
-        except ProgrammingError:  # a role without rights to create is enough where the tables are
-            with self._engine.connect() as connection:
-                connection.execute(select(_keys.c.key_id).limit(1))
+    def _create(self) -> bool:
+        """Whether there was none: a role without rights to create is enough where there is one."""
+        with self._engine.connect() as connection:
+            schema = "directory" if connection.dialect.name == "postgresql" else None
+            if all(inspect(connection).has_table(table.name, schema=schema) for table in _metadata.sorted_tables):
+                return False
+        with self._engine.begin() as connection:
+            if schema:
+                connection.execute(_ONE_CREATES)
+                connection.execute(CreateSchema(schema, if_not_exists=True))
+            _metadata.create_all(connection)
+        return True
 
     # -- bindings ----------------------------------------------------------------------------------------------------
 
@@ -245,7 +261,7 @@ def subject_key(hexadecimal: str, folder: Path) -> bytes:
     """The key that hashes subjects: as told, or from a file of the data folder that is made once."""
     if hexadecimal:
         return bytes.fromhex(hexadecimal)
-    file = folder / "subject.key"
+    file = folder / KEY_FILE
     folder.mkdir(parents=True, exist_ok=True)
     try:
         descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
@@ -266,6 +282,7 @@ def _digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
 
 
+_ONE_CREATES = select(func.pg_advisory_xact_lock(0x63_70_64_69))
 _OF_SUBJECTS = select(_bindings.c.subject, _bindings.c.resident).where(
     _bindings.c.source == bindparam("source"), _bindings.c.subject.in_(bindparam("subjects", expanding=True))
 )

@@ -38,7 +38,7 @@ class Settings(Struct, frozen=True):
     @property
     def journal_url(self) -> str:
         """For `open_journal`: PostgreSQL's own URL, or SQLite's folder."""
-        return self.database_url if self._postgres else f"sqlite:///{self.folder / 'journal'}"
+        return self.database_url if self.postgres else f"sqlite:///{self.folder / 'journal'}"
 
     @property
     def read_url(self) -> str:
@@ -51,7 +51,7 @@ class Settings(Struct, frozen=True):
         return self._alchemy("directory.sqlite")
 
     @property
-    def _postgres(self) -> bool:
+    def postgres(self) -> bool:
         return urlsplit(self.database_url).scheme in ("postgresql", "postgres")
 
     @property
@@ -61,7 +61,7 @@ class Settings(Struct, frozen=True):
         return Path(named or self.data_dir).absolute()
 
     def _alchemy(self, name: str) -> str:
-        if self._postgres:
+        if self.postgres:
             return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", self.database_url)
         self.folder.mkdir(parents=True, exist_ok=True)
         return f"sqlite:///{self.folder / name}"
@@ -88,6 +88,10 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
     database, redis = (urlsplit(url).scheme for url in (settings.database_url, settings.redis_url))
     for holds, what in (
         (not settings.database_url or database in _DATABASES, "DATABASE_URL begins with postgresql:// or sqlite:///"),
+        (
+            "," not in urlsplit(settings.database_url).netloc.rpartition("@")[2],
+            "DATABASE_URL names several hosts as postgresql://user@/name?host=a,b&port=5432,5432",
+        ),
         (not settings.redis_url or redis in _CACHES, "REDIS_URL begins with redis://, rediss:// or unix://"),
         (not re.search(r"[?#%]", str(settings.folder)), "DATA_DIR, from / on, has none of ? # % in it"),
         (re.fullmatch(r"(([0-9a-fA-F]{2}){32,})?", settings.subject_key), "SUBJECT_KEY is 32 bytes or more in hex"),

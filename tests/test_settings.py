@@ -39,6 +39,13 @@ def test_postgresql_holds_all_that_sqlite_held(scheme: str) -> None:
     assert known.read_url == known.directory_url == expected
 
 
+def test_several_hosts_of_postgresql_are_passed_on_as_they_are() -> None:
+    url = "postgresql://carbon@/carbon?host=a,b&port=5432,5433&target_session_attrs=read-write"
+    known = load({"CARBON_DATABASE_URL": url})
+    assert known.journal_url == url
+    assert known.read_url == known.directory_url == url.replace("postgresql", "postgresql+psycopg", 1)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "field", "read"),
     [
@@ -67,6 +74,7 @@ def test_a_variable_is_read_into_its_field(name: str, value: str, field: str, re
         ("CARBON_PARTITIONS", "1025"),
         ("CARBON_DATABASE_URL", "mysql://db"),
         ("CARBON_DATABASE_URL", "/folder"),
+        ("CARBON_DATABASE_URL", "postgresql://u@a:1,b:2/db"),
         ("CARBON_SUBJECT_KEY", "secret"),
         ("CARBON_SUBJECT_KEY", "00" * 31),
         ("CARBON_REGION", "Huzhou"),

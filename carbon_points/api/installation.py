@@ -17,10 +17,10 @@ from litestar.params import Body, HeaderParameter, QueryParameter
 from msgspec import Struct
 
 from carbon_points.api.problems import ApiError
-from carbon_points.directory import Caller, Directory, subject_key
+from carbon_points.directory import KEY_FILE, Caller, Directory, subject_key
 from carbon_points.domain.event import Command
 from carbon_points.domain.methodology import PublishMethodology
-from carbon_points.journal.journal import Journal, Rules, open_journal
+from carbon_points.journal.journal import Journal, Rules, create_journal, open_journal
 from carbon_points.journal.partition import Outcome, Unavailable, Write
 from carbon_points.journal.streams import METHODOLOGIES
 from carbon_points.methodologies import shipped
@@ -133,16 +133,57 @@ def open_installation(settings: Settings, *, clock: Callable[[], datetime] = utc
     by hand.
     """
     journal = open_journal(settings.journal_url, partitions=settings.partitions, clock=clock)
-    if not journal.rules().methodologies.tables:
-        for one in shipped():
-            command = PublishMethodology(methodology=one.table.id, version=one.table.version, table=one.text)
-            done(journal.commit([Write(command)])[0])
-        journal.rules_changed()
+    adopt(journal)
     directory = Directory(settings.directory_url, subject_key(settings.subject_key, Path(settings.data_dir)))
     read_model = ReadModel(settings.read_url)
     follower = Follower(journal, read_model)
     cache = CityCache(settings.redis_url or None, scope=name_of(journal))
     return Installation(settings, journal, directory, read_model, follower, cache, clock, Bindings(directory))
+
+
+def adopt(journal: Journal) -> tuple[str, ...]:
+    """Publish the shipped tables in a log that has none: all of them or, where it fails, none."""
+    if journal.rules().methodologies.tables:
+        return ()
+    commands = [
+        PublishMethodology(methodology=one.table.id, version=one.table.version, table=one.text) for one in shipped()
+    ]
+    outcomes = [done(outcome) for outcome in journal.commit([Write(command) for command in commands])]
+    journal.rules_changed()
+    published = zip(commands, outcomes, strict=True)
+    return tuple(f"{c.methodology}/{c.version}" for c, outcome in published if not outcome.replayed)
+
+
+class Initialised(Struct, frozen=True):
+    """An installation that is all there, and what was done for it just now."""
+
+    partitions: int
+    made: tuple[str, ...]
+    distributed: tuple[str, ...]
+    adopted: tuple[str, ...]
+
+
+def create_installation(settings: Settings, *, partitions: int | None = None, distributed: bool = False) -> Initialised:
+    """Make what is missing of an installation. Raises ValueError where it stands and has other partitions."""
+    wanted = settings.partitions if partitions is None else partitions
+    created = create_journal(settings.journal_url, partitions=wanted, distributed=distributed)
+    if partitions not in (None, created.partitions):
+        raise ValueError(f"the journal has {created.partitions} partitions, for ever: it cannot have {partitions}")
+    made = list(created.made)
+    folder = Path(settings.data_dir)
+    if not settings.subject_key and not (folder / KEY_FILE).exists():
+        made.append("subject key")
+    directory = Directory(settings.directory_url, subject_key(settings.subject_key, folder))
+    read_model = ReadModel(settings.read_url)
+    journal = open_journal(settings.journal_url)
+    try:
+        adopted = adopt(journal)
+    finally:
+        journal.close()
+        read_model.close()
+        directory.close()
+    made += ["directory"] * directory.made + ["read models"] * read_model.made
+    return Initialised(created.partitions, tuple(made), created.distributed, adopted)
 
 
 def name_of(journal: Journal) -> str:

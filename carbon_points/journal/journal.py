@@ -22,6 +22,7 @@ from eventsourcing.sqlite import SQLiteDatastore
 from msgspec import Struct
 from psycopg import Error as DriverError
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.errors import InsufficientPrivilege
 
 from carbon_points.domain.event import Command
 from carbon_points.domain.methodology import Methodologies
@@ -50,6 +51,22 @@ WAITING_SECONDS = 10.0  # for at most so long
 ELSEWHERE_SECONDS, LOOK_SECONDS = 5.0, 0.002
 RULES_FRESH_SECONDS = 1.0
 LOCK_MS, STATEMENT_MS = 5_000, 60_000  # of a statement on PostgreSQL; then it is refused, and may be sent again
+
+
+class NotCreated(ValueError):
+    """There is no journal, or not all of one, and whoever asks may not create it."""
+
+
+class NotDistributable(ValueError):
+    """The database cannot place partitions on several machines."""
+
+
+class Created(Struct, frozen=True):
+    """What was made of a journal, and placed on the machines of a cluster. What was so already is left out."""
+
+    partitions: int
+    made: tuple[str, ...] = ()
+    distributed: tuple[str, ...] = ()
 
 
 class Rules(Struct, frozen=True):
@@ -309,17 +326,66 @@ def open_journal(url: str, *, partitions: int = 4, clock: Callable[[], datetime]
 
     One that does not exist is created with that many partitions; one that does keeps its own number.
     """
-    first = _opened(url, 0)
-    about = first.about({"format": FORMAT, "partitions": str(partitions)})
+    return Journal([recorder for recorder, _ in _partitions(url, partitions)], clock=clock)
+
+
+def create_journal(url: str, *, partitions: int, distributed: bool = False) -> Created:
+    """Make what is not there yet of a journal, and with `distributed` let Citus place each partition on a machine.
+
+    Raises NotDistributable, and then nothing was made.
+    """
+    if distributed:
+        _distributable(url)
+    made: list[str] = []
+    placed: list[str] = []
+    count = 0
+    for recorder, new in _partitions(url, partitions):
+        count += 1
+        try:
+            if new:
+                made.append(partition_name(recorder.partition))
+            if distributed and isinstance(recorder, PostgresRecorder) and recorder.distribute():
+                placed.append(partition_name(recorder.partition))
+        finally:
+            recorder.close()
+    return Created(count, tuple(made), tuple(placed))
+
+
+def _distributable(url: str) -> None:
+    if urlsplit(url).scheme == "sqlite":
+        raise NotDistributable("partitions on several machines want PostgreSQL with Citus: SQLite's are files of one")
+    recorder = _recorder(url, 0)
+    try:
+        if isinstance(recorder, PostgresRecorder) and not recorder.distributable():
+            raise NotDistributable("the database has no Citus: CREATE EXTENSION citus comes first, on every machine")
+    finally:
+        recorder.close()
+
+
+def _partitions(url: str, partitions: int) -> "Iterator[tuple[SQLiteRecorder | PostgresRecorder, bool]]":
+    """Each partition's recorder, and whether its tables were made just now. Raises NotCreated."""
+    first = _recorder(url, 0)
+    made = _create(first)
+    wanted = {"format": FORMAT, "partitions": str(partitions)}
+    about = first.about()
+    if not about.keys() >= wanted.keys():
+        about = first.about(wanted)
     if about["format"] != FORMAT:
         raise ValueError(f"the journal has format {about['format']}; this program writes format {FORMAT}")
-    others = [_opened(url, number) for number in range(1, int(about["partitions"]))]
-    return Journal([first, *others], clock=clock)
+    yield first, made
+    for number in range(1, int(about["partitions"])):
+        recorder = _recorder(url, number)
+        yield recorder, _create(recorder)
 
 
-def _opened(url: str, partition: int) -> Recorder:
+def partition_name(partition: int) -> str:
+    """What its schema or file is called."""
+    return f"p{partition:03d}"
+
+
+def _recorder(url: str, partition: int) -> "SQLiteRecorder | PostgresRecorder":
     parts = urlsplit(url)
-    name = f"p{partition:03d}"
+    name = partition_name(partition)
     if parts.scheme == "sqlite":
         folder = Path(parts.path.removeprefix("/")) if parts.path else None
         place = (
@@ -327,36 +393,38 @@ def _opened(url: str, partition: int) -> Recorder:
         )
         if folder:
             folder.mkdir(parents=True, exist_ok=True)
-        recorder: SQLiteRecorder | PostgresRecorder = SQLiteRecorder(
-            SQLiteDatastore(place, originator_id_type="text", lock_timeout=20), partition=partition
-        )
-    elif parts.scheme in ("postgresql", "postgres"):
-        recorder = PostgresRecorder(_postgres(url, name), partition=partition)
-    else:
-        raise ValueError(f"a database URL begins with sqlite:// or postgresql://, not {parts.scheme}://")
-    _create(recorder)
-    return recorder
+        return SQLiteRecorder(SQLiteDatastore(place, originator_id_type="text", lock_timeout=20), partition=partition)
+    if parts.scheme in ("postgresql", "postgres"):
+        return PostgresRecorder(_postgres(url, name), partition=partition)
+    raise ValueError(f"a database URL begins with sqlite:// or postgresql://, not {parts.scheme}://")
 
 
-def _create(recorder: "SQLiteRecorder | PostgresRecorder") -> None:
-    """Make the tables where there are none: a role without rights to create is enough where there are.
+def _create(recorder: "SQLiteRecorder | PostgresRecorder") -> bool:
+    """Make the tables where there are none, and say so: a role without rights to create is enough where there are.
 
     Two processes that do so at once meet in the catalogue, or at the file: then the other's tables serve both.
     """
     for attempt in range(CREATE_TRIES):
         with suppress(ProgrammingError, Unreachable):
             recorder.head()
-            return
+            return False
         try:
             recorder.create_table()
-        except (DatabaseError, DriverError, sqlite3.Error):
+        except (DatabaseError, DriverError, sqlite3.Error) as error:
+            if isinstance(error.__cause__, InsufficientPrivilege):
+                raise NotCreated(
+                    f"partition {partition_name(recorder.partition)} is not there for this role, which may not create "
+                    "it: `carbon-points init` as the owner does, and `--print-grants` tells the role's rights"
+                ) from error
             if attempt == CREATE_TRIES - 1:
                 raise
             time.sleep(0.05 * (attempt + 1))
+        else:
+            return True
+    raise AssertionError("the last try returns or raises")
 
 
 def _postgres(url: str, schema: str) -> PostgresDatastore:
-
     known = conninfo_to_dict(url)
     datastore = PostgresDatastore(
         dbname=str(known.get("dbname") or "postgres"),

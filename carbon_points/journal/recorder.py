@@ -353,6 +353,21 @@ class PostgresRecorder(PostgresApplicationRecorder):
                 )
         return dict(self._rows("SELECT name, value FROM {schema}.about"))
 
+    def distributable(self) -> bool:
+        """Whether Citus is in the database."""
+        return bool(self._rows("SELECT FROM pg_extension WHERE extname = 'citus'"))
+
+    def distribute(self) -> bool:
+        """Let Citus place the whole schema on one of its machines. False where it has done so before."""
+        with self.datastore.transaction(commit=True) as cursor:
+            name = (self.datastore.schema,)
+            cursor.execute("SELECT FROM pg_catalog.pg_dist_schema WHERE schemaid = %s::text::regnamespace", name)
+            if cursor.rowcount:
+                return False
+            cursor.execute("SET LOCAL statement_timeout = 0")  # it moves what is there
+            cursor.execute("SELECT pg_catalog.citus_schema_distribute(%s::text::regnamespace)", name)
+        return True
+
     def close(self) -> None:
         self.datastore.close()
 

@@ -105,27 +105,30 @@ class ReadModel:
         self._seen: dict[int, int] = {}
         self.wanted = threading.Event()  # somebody waits for the rows to follow
         self._applied = threading.Condition()
-        self._create(keep)
+        self.made = self._create(keep)
 
     @property
     def _postgres(self) -> bool:
         return self.engine.dialect.name == "postgresql"
 
-    def _create(self, keep: bool) -> None:
+    def _create(self, keep: bool) -> bool:
+        """Whether the tables were made anew."""
         with self._reading.connect() as connection:  # a role without rights to create is enough where all is there
             if self._stands(connection, keep):
-                return
+                return False
         with self._writing.begin() as connection:
             schema = self.schema if self._postgres else None
             if schema:
                 connection.execute(_ONE_CREATES)
                 connection.execute(CreateSchema(schema, if_not_exists=True))
-            if not self._stands(connection, keep):
-                former = MetaData(schema=schema)
-                former.reflect(connection)
-                former.drop_all(connection)
-                metadata.create_all(connection, checkfirst=False)
-                connection.execute(insert(SHAPE), {"digest": shape()})
+            if self._stands(connection, keep):  # meanwhile, by another process
+                return False
+            former = MetaData(schema=schema)
+            former.reflect(connection)
+            former.drop_all(connection)
+            metadata.create_all(connection, checkfirst=False)
+            connection.execute(insert(SHAPE), {"digest": shape()})
+        return True
 
     def _stands(self, connection: Connection, keep: bool) -> bool:
         there = inspect(connection).has_table(SHAPE.name, schema=self.schema if self._postgres else None)
