@@ -69,6 +69,7 @@ class Journal:
         self._rules: Rules | None = None
         self._rules_versions = (-1, -1)
         self._rules_until = 0.0
+        self._rules_away = ("", 0.0)  # why they could not be read, and until when nobody asks again
         self._rules_lock = threading.Lock()
         self._starting = threading.Lock()
         self._submitting = threading.Lock()
@@ -189,17 +190,31 @@ class Journal:
                         yield row.stream
 
     def rules(self) -> Rules:
-        """Methodologies and sources, read again when they changed, at most a second late."""
+        """Methodologies and sources, read again when they changed, at most a second late. Raises Unreachable.
+
+        One caller waits for a database that is away, and its failure is that of all who came meanwhile: if each tried
+        for itself, the last would wait for as many times as there are callers.
+        """
         with self._rules_lock:
             now = since_boot()
+            why, until = self._rules_away
+            if now < until:
+                raise Unreachable(why)
             if self._rules is None or now >= self._rules_until:
-                tables, of_tables = self.partition_of(METHODOLOGIES).state(METHODOLOGIES)
-                sources, of_sources = self.partition_of(SOURCES).state(SOURCES)
-                if (of_tables, of_sources) != self._rules_versions:
-                    self._rules, self._rules_versions = Rules(tables, sources), (of_tables, of_sources)
+                try:
+                    self._read_rules()
+                except Unreachable as error:
+                    self._rules_away = (str(error), since_boot() + RULES_FRESH_SECONDS)
+                    raise
                 self._rules_until = now + RULES_FRESH_SECONDS
             assert self._rules is not None
             return self._rules
+
+    def _read_rules(self) -> None:
+        tables, of_tables = self.partition_of(METHODOLOGIES).state(METHODOLOGIES)
+        sources, of_sources = self.partition_of(SOURCES).state(SOURCES)
+        if (of_tables, of_sources) != self._rules_versions:
+            self._rules, self._rules_versions = Rules(tables, sources), (of_tables, of_sources)
 
     def rules_changed(self) -> None:
         """This process has just changed them: read them again at once."""
