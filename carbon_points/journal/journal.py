@@ -45,6 +45,7 @@ CREATE_TRIES = 6
 JUMP_SECONDS, SLEW = 20.0, 0.01
 WAITING_MOST = 4_000  # commands of one partition that wait for their turn
 RULES_FRESH_SECONDS = 1.0
+RECONNECT_SECONDS = 5.0  # then a pool gives up, and the next caller begins anew
 LOCK_MS, STATEMENT_MS = 5_000, 60_000  # of a statement on PostgreSQL; then it is refused, and may be sent again
 
 
@@ -306,6 +307,8 @@ def _postgres(url: str, schema: str) -> PostgresDatastore:
     known["options"] = f"-c lock_timeout={LOCK_MS} -c statement_timeout={STATEMENT_MS} {known.get('options') or ''}"
     kwargs: Any = datastore.pool.kwargs
     datastore.pool.kwargs = {**known, **kwargs}
+    # Its pauses between two tries double: after minutes without a database it would not notice for as long again.
+    datastore.pool.reconnect_timeout = RECONNECT_SECONDS
     return datastore
 
 
