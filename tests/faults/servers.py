@@ -101,10 +101,10 @@ class PostgreSQL:
 class Server:
     """A `carbon-points serve` process on a port that it keeps, and what it writes to its log."""
 
-    def __init__(self, environment: dict[str, str], log: Path, port: int = 0, before: Any = None) -> None:
+    def __init__(self, environment: dict[str, str], log: Path, port: int = 0) -> None:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("CARBON_")}
         self.environment = clean | {"CARBON_PARTITIONS": str(PARTITIONS)} | environment
-        self.log, self.port, self._before = log, port or free_port(), before
+        self.log, self.port = log, port or free_port()
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -114,9 +114,7 @@ class Server:
     def start(self) -> "Server":
         command = [sys.executable, "-m", "carbon_points", "serve", "--port", str(self.port)]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                command, env=self.environment, cwd=PROJECT, stdout=log, stderr=log, preexec_fn=self._before
-            )
+            self.process = subprocess.Popen(command, env=self.environment, cwd=PROJECT, stdout=log, stderr=log)
         wait_for(self._ready, 30, "the server is ready")
         return self
 
