@@ -50,6 +50,7 @@ WAITING_MOST = 4_000  # commands of one partition that wait for their turn
 WAITING_SECONDS = 10.0  # for at most so long
 ELSEWHERE_SECONDS, LOOK_SECONDS = 5.0, 0.002
 RULES_FRESH_SECONDS = 1.0
+RECONNECT_SECONDS = 5.0  # then a pool gives up, and the next caller begins anew
 LOCK_MS, STATEMENT_MS = 5_000, 60_000  # of a statement on PostgreSQL; then it is refused, and may be sent again
 
 
@@ -87,6 +88,7 @@ class Journal:
         self._rules: Rules | None = None
         self._rules_versions = (-1, -1)
         self._rules_until = 0.0
+        self._rules_away = ("", 0.0)  # why they could not be read, and until when nobody asks again
         self._rules_lock = threading.Lock()
         self._rules_asked = False
         self._starting = threading.Lock()
@@ -234,17 +236,23 @@ class Journal:
                         yield row.stream
 
     def rules(self, *, within: float = 0.0) -> Rules:
-        """Methodologies and sources, read again when they changed, at most a second late.
+        """Methodologies and sources, read again when they changed, at most a second late. Raises Unreachable.
 
-        `within`: read them also where they would have to be read within so many seconds.
+        `within`: read them also where they would have to be read within so many seconds. One caller waits for a
+        database that is away, and its failure is that of all who came meanwhile: if each tried for itself, the last
+        would wait for as many times as there are callers.
         """
         with self._rules_lock:
             now = since_boot()
+            why, until = self._rules_away
+            if now < until:
+                raise Unreachable(why)
             if self._rules is None or now + within >= self._rules_until:
-                tables, of_tables = self.partition_of(METHODOLOGIES).state(METHODOLOGIES)
-                sources, of_sources = self.partition_of(SOURCES).state(SOURCES)
-                if (of_tables, of_sources) != self._rules_versions:
-                    self._rules, self._rules_versions = Rules(tables, sources), (of_tables, of_sources)
+                try:
+                    self._read_rules()
+                except Unreachable as error:
+                    self._rules_away = (str(error), since_boot() + RULES_FRESH_SECONDS)
+                    raise
                 self._rules_until = now + RULES_FRESH_SECONDS
             assert self._rules is not None
             return self._rules
@@ -255,14 +263,20 @@ class Journal:
         if left < RULES_FRESH_SECONDS / 2 and not self._rules_asked:
             self._rules_asked = True
             with suppress(RuntimeError):  # the journal is being closed
-                self._pool.submit(self._read_rules)
+                self._pool.submit(self._refresh_rules)
         return self._rules if left > 0 else None
 
-    def _read_rules(self) -> None:
+    def _refresh_rules(self) -> None:
         try:
             self.rules(within=RULES_FRESH_SECONDS / 2)
         finally:
             self._rules_asked = False
+
+    def _read_rules(self) -> None:
+        tables, of_tables = self.partition_of(METHODOLOGIES).state(METHODOLOGIES)
+        sources, of_sources = self.partition_of(SOURCES).state(SOURCES)
+        if (of_tables, of_sources) != self._rules_versions:
+            self._rules, self._rules_versions = Rules(tables, sources), (of_tables, of_sources)
 
     def rules_changed(self) -> None:
         """This process has just changed them: read them again at once."""
@@ -441,6 +455,8 @@ def _postgres(url: str, schema: str) -> PostgresDatastore:
     known["options"] = f"-c lock_timeout={LOCK_MS} -c statement_timeout={STATEMENT_MS} {known.get('options') or ''}"
     kwargs: Any = datastore.pool.kwargs
     datastore.pool.kwargs = {**known, **kwargs, "autocommit": True}  # one statement is one round trip
+    # Its pauses between two tries double: after minutes without a database it would not notice for as long again.
+    datastore.pool.reconnect_timeout = RECONNECT_SECONDS
     return datastore
 
 

@@ -38,6 +38,8 @@ PATIENT = 3  # of them before the partition is locked for the next
 CLOCK_BEHIND_MOST = timedelta(seconds=30)  # behind the newest entry; the verifier allows a minute
 PAUSE_MOST_SECONDS = 0.05  # between two of them, so that busy processes do not keep meeting
 RECONNECTS = 2
+RECONNECT_MOST_SECONDS = 10.0  # after which no try is begun anew
+AWAY_SECONDS = 1.0  # in which others are told what one has found out by waiting
 
 
 class Write(Struct, frozen=True):
@@ -112,6 +114,7 @@ class Partition:
         self._loaded: OrderedDict[str, _Loaded] = OrderedDict()
         self._used: set[str] = set()  # by the batch at hand
         self._lock = threading.Lock()
+        self._away = ("", 0.0)  # why the last batch could not be written, and until when nobody tries again
 
     def commit(self, writes: Sequence[Write]) -> list[Outcome]:
         """Decide and append, in order; durable when it returns. Raises Unavailable, and then each may be sent again.
@@ -119,6 +122,10 @@ class Partition:
         It is safe to try again after a lost answer: a command that did happen is found by its claim.
         """
         with self._lock:
+            begun = time.monotonic()
+            why, until = self._away
+            if begun < until:  # whoever waited meanwhile would else find it out one after another
+                raise Unavailable(why)
             for attempt in range(TRIES):
                 try:
                     if attempt < PATIENT:
@@ -131,7 +138,10 @@ class Partition:
                     time.sleep(random.uniform(0, min(0.002 * 2**attempt, PAUSE_MOST_SECONDS)))  # noqa: S311  # no secret
                 except (Unreachable, InterfaceError) as error:
                     self._drop()
-                    if attempt >= RECONNECTS:  # a server that restarts is given a moment; the caller a clear answer
+                    now = time.monotonic()
+                    # A server that restarts is given a moment; the caller a clear answer.
+                    if attempt >= RECONNECTS or now - begun > RECONNECT_MOST_SECONDS:
+                        self._away = (str(error), now + AWAY_SECONDS)
                         raise Unavailable(str(error)) from error
                     time.sleep(0.2 * (attempt + 1))
                 except Unavailable:
