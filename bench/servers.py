@@ -128,8 +128,14 @@ class Ours(msgspec.Struct, frozen=True):
         return carbon_points(self.environment, *words)
 
 
-def environment_of(url: str, folder: Path) -> dict[str, str]:
-    return {"CARBON_DATABASE_URL": url, "CARBON_DATA_DIR": str(folder), "CARBON_LOG": "warning"}
+def environment_of(url: str, folder: Path, partitions: int = 1) -> dict[str, str]:
+    """One partition, as one server serves best (docs/decisions.md, 2026-11-25)."""
+    return {
+        "CARBON_PARTITIONS": str(partitions),
+        "CARBON_DATABASE_URL": url,
+        "CARBON_DATA_DIR": str(folder),
+        "CARBON_LOG": "warning",
+    }
 
 
 def carbon_points(environment: Mapping[str, str], *words: str) -> dict[str, Any]:

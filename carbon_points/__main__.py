@@ -4,6 +4,7 @@
 # pyright: reportUnknownMemberType=false
 
 import gc
+import signal
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -32,8 +33,10 @@ from carbon_points.journal.codec import Unreadable
 from carbon_points.journal.partition import Unavailable, Write
 from carbon_points.journal.recorder import Unreachable
 from carbon_points.projections import residents, trial_balance
+from carbon_points.projections.loop import Follower
 from carbon_points.projections.rows import Snapshot
 
+SWITCH_SECONDS = 0.001  # how long a thread may keep another from the interpreter; five times that is Python's own
 console = Console(stderr=True)
 as_json = click.option("--json", "plain", is_flag=True, help="One JSON object on the last line.")
 
@@ -150,7 +153,12 @@ def serve(host: str | None, port: int | None, plain: bool) -> None:
 
     known = settings.load()
     installation = open_installation(known)
+    if known.database_url.startswith("postgres"):  # SQLite's readers and writers would meet at its one file
+        command = (sys.executable, "-m", "carbon_points", "follow")
+        follower = Follower(installation.journal, installation.read_model, command)
+        installation = msgspec.structs.replace(installation, follower=follower)
     calm_collector()
+    sys.setswitchinterval(SWITCH_SECONDS)
     config = uvicorn.Config(
         create_app(installation),
         host=host or known.host,
@@ -171,6 +179,15 @@ def serve(host: str | None, port: int | None, plain: bool) -> None:
     server = uvicorn.Server(config)
     server.run(sockets=[bound])
     sys.exit(0 if server.started else 3)
+
+
+@cli.command(hidden=True)
+def follow() -> None:
+    """Follow the log, as `serve` does on PostgreSQL, until standard input ends."""
+    with opened() as installation:
+        calm_collector()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started us says when to stop
+        installation.follower.heed(sys.stdin.buffer)
 
 
 @cli.command()

@@ -106,7 +106,7 @@ class Directory:
 
     def __init__(self, url: str, subject_key: bytes) -> None:
         self._subject_key = subject_key
-        self._engine = create_engine(url)
+        self._engine = create_engine(url, pool_pre_ping=url.startswith("postgresql"))
         if self._engine.dialect.name == "postgresql":
             self._engine = self._engine.execution_options(schema_translate_map={None: "directory"})
         else:

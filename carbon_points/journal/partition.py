@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
-from eventsourcing.persistence import InterfaceError, StoredEvent
+from eventsourcing.persistence import InterfaceError, InternalError, StoredEvent
 from msgspec import Struct, structs
 
 from carbon_points.domain.event import Command, Event
@@ -136,7 +136,7 @@ class Partition:
                 except (Contended, _Stale):
                     self._drop()
                     time.sleep(random.uniform(0, min(0.002 * 2**attempt, PAUSE_MOST_SECONDS)))  # noqa: S311  # no secret
-                except (Unreachable, InterfaceError) as error:
+                except (Unreachable, InterfaceError, InternalError) as error:  # the last: a standby, which only reads
                     self._drop()
                     now = time.monotonic()
                     # A server that restarts is given a moment; the caller a clear answer.

@@ -5,9 +5,13 @@ hint to ask at once. A database that fails is asked again, later and later: noth
 """
 
 import logging
+import subprocess
 import threading
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from itertools import islice
+from typing import BinaryIO
 
 from msgspec import Struct
 
@@ -18,6 +22,7 @@ BATCH = 2_000
 POLL_SECONDS = 0.2
 GATHER_SECONDS = 0.05  # a batch costs much the same whatever is in it: gather, unless somebody waits
 BACK_OFF_MOST_SECONDS = 5.0
+HINT, HURRY = b".", b"!"
 
 _log = logging.getLogger(__name__)
 
@@ -27,18 +32,24 @@ class Ahead(Exception):
 
 
 class Follower:
-    """Keeps a read model up with a journal. Others may follow with the same read model, here or elsewhere."""
+    """Keeps a read model up with a journal. Others may follow with the same read model, here or elsewhere.
 
-    def __init__(self, journal: Journal, read_model: ReadModel) -> None:
+    With a `command`, that program follows in a process of its own, so that it takes no time from this one's: it is
+    told on its standard input when there is something, and started again should it end.
+    """
+
+    def __init__(self, journal: Journal, read_model: ReadModel, command: Sequence[str] = ()) -> None:
         self._journal = journal
         self._read_model = read_model
+        self._command = list(command)
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         assert self._thread is None, "it follows already"
         self._stopping.clear()
-        self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
+        work = self._tell if self._command else self._run
+        self._thread = threading.Thread(target=work, name="follower", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -69,6 +80,33 @@ class Follower:
             self._read_model.wait_for(partition, head, max(deadline - time.monotonic(), 0.0))
             for partition, head in heads.items()
         )
+
+    def _tell(self) -> None:
+        """Keep the other process running, and pass on the hints of this one."""
+        while not self._stopping.is_set():
+            with subprocess.Popen(self._command, stdin=subprocess.PIPE) as process:  # noqa: S603  # this program itself
+                assert process.stdin is not None
+                with suppress(BrokenPipeError):  # it has ended: below we see so
+                    while not self._stopping.is_set() and process.poll() is None:
+                        if self._journal.appended.wait(POLL_SECONDS):
+                            self._journal.appended.clear()
+                            process.stdin.write(HURRY if self._read_model.wanted.is_set() else HINT)
+                            process.stdin.flush()
+                            self._read_model.wanted.clear()
+                            self._read_model.wanted.wait(GATHER_SECONDS)
+                    process.stdin.close()  # it finishes the batch at hand, and ends
+            if not self._stopping.is_set():
+                _log.error("the process that follows the log ended with %s; starting it again", process.returncode)
+                self._stopping.wait(POLL_SECONDS)
+
+    def heed(self, hints: BinaryIO) -> None:
+        """The other end: follow, and be told by whoever started this process, until it says no more."""
+        self.start()
+        while hint := hints.read(1):
+            if hint == HURRY:
+                self._read_model.wanted.set()
+            self._journal.appended.set()
+        self.stop()
 
     def _run(self) -> None:
         wait = 0.0

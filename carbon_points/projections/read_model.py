@@ -62,7 +62,7 @@ POOL_SIZE = 10
 LOCK_TRIES = 60  # of half a second each, and as long a pause
 LOCK_MILLISECONDS = 500
 STEP_PAGES = 16  # fewer than even an empty model has
-LOOK_SECONDS = 0.05  # how often a waiting reader looks what other processes applied
+LOOK_SECONDS = 0.02  # how often a waiting reader looks what other processes applied
 
 # Actions first: what they say of a reversed one is read by the city. What all partitions write comes last, so that
 # its rows are locked for the shortest time, and in the same order by all.
