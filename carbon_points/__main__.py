@@ -154,7 +154,7 @@ def serve(host: str | None, port: int | None, plain: bool) -> None:
     known = settings.load()
     installation = open_installation(known)
     if known.database_url.startswith("postgres"):  # SQLite's readers and writers would meet at its one file
-        command = (sys.executable, "-m", "carbon_points", "follow")
+        command = (sys.executable, "-m", "carbon_points", "follow", "--json")
         follower = Follower(installation.journal, installation.read_model, command)
         installation = msgspec.structs.replace(installation, follower=follower)
     calm_collector()
@@ -182,12 +182,15 @@ def serve(host: str | None, port: int | None, plain: bool) -> None:
 
 
 @cli.command(hidden=True)
-def follow() -> None:
-    """Follow the log, as `serve` does on PostgreSQL, until standard input ends."""
+@as_json
+def follow(plain: bool) -> None:
+    """Follow the log, as `serve` on PostgreSQL has it done, until standard input ends."""
     with opened() as installation:
         calm_collector()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started us says when to stop
         installation.follower.heed(sys.stdin.buffer)
+        positions = installation.read_model.positions()
+    show(plain, {"positions": positions})
 
 
 @cli.command()

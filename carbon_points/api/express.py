@@ -59,7 +59,7 @@ def _secret(scope: Any, body_most: int) -> str | None:
             length = int(value) if value.isdigit() else -1
         elif name in (b"content-encoding", b"transfer-encoding", b"expect"):
             return None
-    return secret if 0 <= length <= body_most else None
+    return secret if 0 < length <= body_most else None
 
 
 async def _body(receive: Callable[[], Awaitable[Any]]) -> bytes | None:

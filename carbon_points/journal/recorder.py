@@ -260,7 +260,7 @@ class PostgresRecorder(PostgresApplicationRecorder):
         cursor.execute(self._append, params, prepare=True, binary=True)
         row = cursor.fetchone()
         assert row is not None, "the counter has its one row"
-        return int(row["n"])
+        return int(row["last"])
 
     @contextmanager
     def alone(self) -> Generator[None]:
@@ -400,7 +400,7 @@ _APPEND: LiteralString = (
     "s AS (INSERT INTO {schema}.states "
     "SELECT u.* FROM c, unnest(%b::text[], %b::text[], %b::bigint[], %b::bytea[]) AS u "
     "ON CONFLICT (stream, part) DO UPDATE SET version = excluded.version, state = excluded.state) "
-    "SELECT n FROM c"
+    "SELECT n AS last FROM c"
 )
 _LOOK: LiteralString = (
     "SELECT key, stream, NULL AS part, version, NULL AS state FROM {schema}.claims WHERE key = ANY(%b::bytea[]) "

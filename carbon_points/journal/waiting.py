@@ -51,10 +51,10 @@ class Waiting:
         with self._lock:  # nothing may come after the last
             if self._closed:
                 raise Unavailable("the journal is closed")
-            lane = self._lanes.setdefault(name, deque())
-            if self._count >= self._most or len(lane) >= self._most - self._most // LANE_SHARE:
+            in_lane = len(self._lanes.get(name, ()))
+            if self._count >= self._most or in_lane >= self._most - self._most // LANE_SHARE:
                 raise Overloaded(f"{self._count} commands are waiting")
-            lane.append(Item(write, answer, time.monotonic() + self._patience, key))
+            self._lanes.setdefault(name, deque()).append(Item(write, answer, time.monotonic() + self._patience, key))
             self._count += 1
             if self._count == 1:
                 self._some.set()

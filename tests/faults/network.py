@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-COMMITTED = b"C\x00\x00\x00\x0bCOMMIT\x00"  # how PostgreSQL says that a transaction was committed
+COMMITTED = b"last\x00"  # the column of the one answer of an append, which is a transaction by itself
 OF_THE_LOG = (b'"p000"', b'"p001"')  # what connections of the journal speak of
 
 

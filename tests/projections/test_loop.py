@@ -1,11 +1,15 @@
 """What feeds the read models: it follows what is written, lives through failures, and rebuilds from nothing."""
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
@@ -49,6 +53,48 @@ def follower(written: Journal, model: ReadModel) -> Iterator[Follower]:
     following = Follower(written, model)
     yield following
     following.stop()
+
+
+class TestAnotherProcess:
+    """Where a server on PostgreSQL has its read models follow."""
+
+    @pytest.fixture
+    def elsewhere(self, postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Follower]:
+        monkeypatch.setenv("CARBON_DATABASE_URL", postgres_url)
+        monkeypatch.setenv("CARBON_DATA_DIR", str(tmp_path))
+        journal, model = live(postgres_url), ReadModel(postgres_url)
+        following = Follower(journal, model, (sys.executable, "-m", "carbon_points", "follow"))
+        following.start()
+        yield following
+        following.stop()
+        model.close()
+        journal.close()
+
+    def test_it_follows_what_this_one_writes_and_is_started_again_where_it_is_killed(
+        self, elsewhere: Follower, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert elsewhere.catch_up(60)
+        write(elsewhere._journal, "later")
+        assert elsewhere.catch_up(30)
+        [process] = [p for p in psutil.Process().children() if "follow" in p.cmdline()]
+        process.kill()
+        write(elsewhere._journal, "after the kill")
+        assert elsewhere.catch_up(60)
+        [again] = [p for p in psutil.Process().children() if "follow" in p.cmdline()]
+        assert again.pid != process.pid
+        elsewhere.stop()
+        assert not again.is_running()
+
+    def test_it_ends_where_the_server_was_killed(self, postgres_url: str, tmp_path: Path) -> None:
+        environment = {**os.environ, "CARBON_DATABASE_URL": postgres_url, "CARBON_DATA_DIR": str(tmp_path)}
+        command = [sys.executable, "-m", "carbon_points", "serve", "--port", "0", "--json"]
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as server:
+            assert server.stdout is not None
+            server.stdout.readline()
+            assert until(lambda: bool(psutil.Process(server.pid).children()))
+            [child] = psutil.Process(server.pid).children()
+            server.kill()
+        assert until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
 
 
 class TestFollower:
