@@ -84,14 +84,13 @@ class Follower:
     def _tell(self) -> None:
         """Keep the other process running, and pass on the hints of this one."""
         while not self._stopping.is_set():
-            with subprocess.Popen(self._command, stdin=subprocess.PIPE) as process:  # noqa: S603  # this program itself
+            with subprocess.Popen(self._command, stdin=subprocess.PIPE, bufsize=0) as process:  # noqa: S603  # this program itself
                 assert process.stdin is not None
                 with suppress(BrokenPipeError):  # it has ended: below we see so
                     while not self._stopping.is_set() and process.poll() is None:
                         if self._journal.appended.wait(POLL_SECONDS):
                             self._journal.appended.clear()
                             process.stdin.write(HURRY if self._read_model.wanted.is_set() else HINT)
-                            process.stdin.flush()
                             self._read_model.wanted.clear()
                             self._read_model.wanted.wait(GATHER_SECONDS)
                     process.stdin.close()  # it finishes the batch at hand, and ends
