@@ -18,6 +18,7 @@ from typing import Any
 
 import httpx
 import msgspec
+import psutil
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from rich.console import Console
@@ -260,9 +261,14 @@ def caught_up(running: Ours) -> float:
 
 
 def peak_mb(running: Ours) -> float:
-    status = Path(f"/proc/{running.process.pid}/status")
+    """The most that the server's process and the one that follows for it ever had in memory, added up."""
+    return sum(_peak_mb(process) for process in (running.process, *running.process.children()))
+
+
+def _peak_mb(process: psutil.Process) -> float:
+    status = Path(f"/proc/{process.pid}/status")
     if not status.exists():
-        return running.process.memory_info().rss / 2**20
+        return process.memory_info().rss / 2**20
     line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1024
 

@@ -187,7 +187,8 @@ def follow(plain: bool) -> None:
     """Follow the log, as `serve` on PostgreSQL has it done, until standard input ends."""
     with opened() as installation:
         calm_collector()
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started us says when to stop
+        for number in (signal.SIGINT, signal.SIGTERM):  # whoever started us says when to stop, by the end of our input
+            signal.signal(number, signal.SIG_IGN)
         installation.follower.heed(sys.stdin.buffer)
         positions = installation.read_model.positions()
     show(plain, {"positions": positions})

@@ -279,11 +279,15 @@ class PostgresRecorder(PostgresApplicationRecorder):
     def _rows(self, text: LiteralString, params: Sequence[Any] = ()) -> list[Any]:
         return self._asked(self._sql(text), params)
 
-    @retry((InterfaceError, OperationalError), max_attempts=3, wait=0.1)  # a connection that was dropped is made again
+    @retry(OperationalError, max_attempts=3, wait=0.1)  # a connection that was dropped is made again
     def _asked(self, query: bytes | Composed, params: Sequence[Any]) -> list[Any]:
-        with self.datastore.get_connection() as connection, connection.cursor(row_factory=tuple_row) as c:
-            c.execute(query, params, prepare=True, binary=True)
-            return c.fetchall()
+        """Raises Unreachable."""
+        try:
+            with self.datastore.get_connection() as connection, connection.cursor(row_factory=tuple_row) as c:
+                c.execute(query, params, prepare=True, binary=True)
+                return c.fetchall()
+        except InterfaceError as error:  # it was dropped, and is known to be
+            raise Unreachable(str(error)) from error
 
     def _entries(self, where: LiteralString, params: Sequence[Any]) -> list[Entry]:
         rows = self._rows(

@@ -22,6 +22,7 @@ BATCH = 2_000
 POLL_SECONDS = 0.2
 GATHER_SECONDS = 0.05  # a batch costs much the same whatever is in it: gather, unless somebody waits
 BACK_OFF_MOST_SECONDS = 5.0
+RESTART_SECONDS = 1.0
 HINT, HURRY = b".", b"!"
 
 _log = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ class Follower:
                     process.stdin.close()  # it finishes the batch at hand, and ends
             if not self._stopping.is_set():
                 _log.error("the process that follows the log ended with %s; starting it again", process.returncode)
-                self._stopping.wait(POLL_SECONDS)
+                self._stopping.wait(RESTART_SECONDS)
 
     def heed(self, hints: BinaryIO) -> None:
         """The other end: follow, and be told by whoever started this process, until it says no more."""
