@@ -15,12 +15,13 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.sql import SQL, Identifier
 
 from carbon_points.domain.account import FreezeAccount, InsufficientPoints
 from carbon_points.domain.refusal import Conflict
 from carbon_points.domain.source import ChangeSource
 from carbon_points.journal.journal import open_journal
-from carbon_points.journal.partition import Outcome
+from carbon_points.journal.partition import Outcome, Unavailable
 from carbon_points.journal.recorder import Contended, Unreachable
 from tests.conftest import Clock
 from tests.given import NOON, capturing, holding, refunding, reversal, ride, voiding
@@ -352,6 +353,19 @@ def test_connections_that_the_server_dropped_are_made_again(postgres_url: str, c
     with opened(postgres_url, clock=clock) as city:
         assert city.resident().available(NOON) == 20
         no_gaps(city)
+
+
+def test_a_server_that_only_reads_is_unavailable_and_not_a_mistake(postgres_url: str, clock: Clock) -> None:
+    """As a standby is, that nobody has promoted yet."""
+    with opened(postgres_url, clock=clock) as city:
+        city.found()
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        name = SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(
+            Identifier(connection.info.dbname)
+        )
+        connection.execute(name)
+    with opened(postgres_url, clock=clock) as city, pytest.raises(Unavailable):
+        city.do(ride())
 
 
 def test_reading_is_tried_again_where_the_server_dropped_its_connection(postgres_url: str, clock: Clock) -> None:
