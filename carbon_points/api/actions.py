@@ -220,7 +220,8 @@ class Ndjson(Operation):
 async def record_actions(request: Request[Caller, Any, Any], installation: NamedDependency[Installation]) -> Stream:
     only = request.user.owner if request.user.role == "source" else None
     encoding = encoding_of(request.headers.get("Content-Encoding", ""))
-    verdicts = _verdicts(unpacked(request.stream(), encoding), installation, only)
+    secret = request.headers["Authorization"].partition(" ")[2].strip()
+    verdicts = _verdicts(unpacked(request.stream(), encoding), installation, only, secret)
     return Verdicts(verdicts, media_type=NDJSON, status_code=200)
 
 
@@ -249,7 +250,9 @@ class Verdicts(Stream):
         return answering
 
 
-async def _verdicts(chunks: AsyncIterator[bytes], installation: Installation, only: str | None) -> AsyncIterator[bytes]:
+async def _verdicts(
+    chunks: AsyncIterator[bytes], installation: Installation, only: str | None, secret: str
+) -> AsyncIterator[bytes]:
     """Read and judge at our pace, answer at the caller's: what they have not taken yet waits in a file.
 
     A caller that sends everything before it reads anything would otherwise stop us, and we them.
@@ -261,7 +264,7 @@ async def _verdicts(chunks: AsyncIterator[bytes], installation: Installation, on
         async def reading() -> None:
             nonlocal written, finished
             try:
-                async for receipts in _judged(chunks, installation, only):
+                async for receipts in _judged(chunks, installation, only, secret):
                     spool.seek(written)
                     spool.write(receipts)
                     written += len(receipts)
@@ -286,9 +289,13 @@ async def _verdicts(chunks: AsyncIterator[bytes], installation: Installation, on
             reader.cancel()
 
 
-async def _judged(chunks: AsyncIterator[bytes], installation: Installation, only: str | None) -> AsyncIterator[bytes]:
+async def _judged(
+    chunks: AsyncIterator[bytes], installation: Installation, only: str | None, secret: str
+) -> AsyncIterator[bytes]:
     try:
         async for batch in _batches(chunks):
+            if await asyncio.to_thread(installation.directory.caller, secret) is None:  # revoked while it was sending
+                raise ApiError("unauthenticated")
             yield await _batch(installation, batch, only)
     except Exception as error:  # noqa: BLE001  # the answer has begun: the last line says why it ends
         yield msgspec.json.encode(of_exception(error)) + b"\n"

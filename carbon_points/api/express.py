@@ -5,6 +5,7 @@ Whatever else it is goes on to Litestar and its handler, which does the same by 
 Measured (docs/decisions.md, 2026-11-25): the framework took more of a call than all that the call is about.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -13,11 +14,12 @@ import msgspec
 from carbon_points.api.actions import REPORTERS, record
 from carbon_points.api.installation import Installation, position_headers
 from carbon_points.api.intake import Receipt, report_of
-from carbon_points.api.problems import MEDIA_TYPE, headers_of, of_exception
+from carbon_points.api.problems import MEDIA_TYPE, ApiError, headers_of, of_exception
 
 Send = Callable[[Any], Awaitable[None]]
 PATH = "/v1/actions"
 _KEY, _JSON = b"bearer ", b"application/json"
+_LENGTH_DIGITS = 9
 
 
 def express(
@@ -35,6 +37,11 @@ def express(
             body = await _body(receive)
             if body is None:  # the caller has left in the middle: nothing was read, nothing happens
                 return
+            known, caller = installation.directory.known_caller(secret or "")
+            if not known:  # the body took its time
+                caller = await asyncio.to_thread(installation.directory.caller, secret or "")
+            if caller is None:
+                raise ApiError("unauthenticated")
             told, outcome = await record(installation, caller, report_of(body))
         except Exception as error:  # noqa: BLE001  # as the exception handler of the whole API
             problem = of_exception(error)
@@ -53,10 +60,12 @@ def _secret(scope: Any, body_most: int) -> str | None:
         return None
     secret, length = None, -1
     for name, value in scope["headers"]:
-        if name == b"authorization" and value[: len(_KEY)].lower() == _KEY:
+        if name == b"authorization":
+            if secret is not None or value[: len(_KEY)].lower() != _KEY:  # which of several counts is not ours to say
+                return None
             secret = value[len(_KEY) :].strip().decode("latin-1")
         elif name == b"content-length":
-            length = int(value) if value.isdigit() else -1
+            length = int(value) if value.isdigit() and len(value) <= _LENGTH_DIGITS else -1
         elif name in (b"content-encoding", b"transfer-encoding", b"expect"):
             return None
     return secret if 0 < length <= body_most else None

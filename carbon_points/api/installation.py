@@ -111,7 +111,8 @@ class Bindings:
 
     async def _ask(self) -> None:
         while self._asked:
-            (source, create), asked = self._asked.popitem()
+            first = next(iter(self._asked))  # who asked first
+            (source, create), asked = first, self._asked.pop(first)
             try:
                 found = await asyncio.to_thread(self._directory.residents, source, list(asked), create=create)
             except Exception as error:  # noqa: BLE001  # whoever asked gets it

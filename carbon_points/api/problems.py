@@ -17,6 +17,7 @@ from msgspec import Struct
 from sqlalchemy.exc import SQLAlchemyError
 
 from carbon_points.domain.refusal import Refusal, codes
+from carbon_points.journal.journal import DecidedElsewhere
 from carbon_points.journal.partition import Unavailable
 from carbon_points.journal.recorder import Unreachable
 from carbon_points.journal.waiting import Overloaded
@@ -251,6 +252,8 @@ def of_exception(error: Exception) -> Problem:
             return problem(error.code, detail=str(error), facts=error.facts)
         case ApiError():
             return problem(error.code, detail=error.detail, errors=error.errors)
+        case DecidedElsewhere():  # before the next: no fault of a database
+            return problem("unavailable", detail=str(error))
         case Overloaded():
             return problem("overloaded", detail=str(error))
         case CursorInvalid():

@@ -1,7 +1,7 @@
 """What waits for a partition's writer: bounded, fair between those who sent it, and not for ever.
 
 Each source has a lane of its own, and whatever is no report (redemptions, consents, lots) shares one. A batch takes
-from the lanes in turns, so that a source that floods us delays itself. No lane may fill the whole room.
+from the lanes in turns, so that a source that floods us delays itself. No source may fill the room, nor all of them.
 """
 
 import asyncio
@@ -27,7 +27,8 @@ class Item(NamedTuple):
     key: bytes | None = None
 
 
-LANE_SHARE = 4  # a lane takes all but a fourth of the room
+LANE_SHARE = 2  # a source takes no more than half of the room
+KEPT_SHARE = 4  # and all sources together leave a fourth of it to what is no report
 
 
 class Overloaded(Unavailable):
@@ -52,7 +53,8 @@ class Waiting:
             if self._closed:
                 raise Unavailable("the journal is closed")
             in_lane = len(self._lanes.get(name, ()))
-            if self._count >= self._most or in_lane >= self._most - self._most // LANE_SHARE:
+            room = self._most - self._most // KEPT_SHARE if name else self._most
+            if self._count >= room or (name and in_lane >= self._most // LANE_SHARE):
                 raise Overloaded(f"{self._count} commands are waiting")
             self._lanes.setdefault(name, deque()).append(Item(write, answer, time.monotonic() + self._patience, key))
             self._count += 1
@@ -70,12 +72,12 @@ class Waiting:
             now = time.monotonic()
             while self._count and len(taken) < most:
                 for name in list(self._lanes)[: most - len(taken)]:
-                    lane = self._lanes[name]
+                    lane = self._lanes.pop(name)
                     item = lane.popleft()
                     self._count -= 1
                     (taken if item.until > now else late).append(item)
-                    if not lane:
-                        del self._lanes[name]
+                    if lane:  # to the end: it has had its turn
+                        self._lanes[name] = lane
             if not self._count and not self._closed:
                 self._some.clear()
         return taken, late

@@ -85,7 +85,13 @@ class Follower:
     def _tell(self) -> None:
         """Keep the other process running, and pass on the hints of this one."""
         while not self._stopping.is_set():
-            with subprocess.Popen(self._command, stdin=subprocess.PIPE, bufsize=0) as process:  # noqa: S603  # this program itself
+            try:
+                process = subprocess.Popen(self._command, stdin=subprocess.PIPE, bufsize=0)  # noqa: S603  # this program
+            except OSError:  # no room for another process, or for its pipe: there may be some later
+                _log.exception("the process that follows the log cannot be started; trying again")
+                self._stopping.wait(RESTART_SECONDS)
+                continue
+            with process:
                 assert process.stdin is not None
                 with suppress(BrokenPipeError):  # it has ended: below we see so
                     while not self._stopping.is_set() and process.poll() is None:

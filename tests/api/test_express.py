@@ -95,6 +95,40 @@ def test_a_key_of_another_role_does_not_come_this_way(city: City, calls: dict[st
     assert calls["express"] == 0
 
 
+@pytest.mark.parametrize(
+    "told", [("wrong", "source"), ("source", "wrong"), ("source", "other source"), ("other source", "source")]
+)
+def test_of_two_keys_neither_way_takes_another_than_the_other(
+    city: City, calls: dict[str, int], told: tuple[str, str]
+) -> None:
+    for by in ("source", "other source"):
+        city.get("/v1/actions", by=by)
+    headers = [("Authorization", f"Bearer {city.keys.get(by, 'cp_live_wrong')}") for by in told]
+    city.http.post("/v1/actions", content=msgspec.json.encode(city.report()), headers=headers)
+    assert calls["express"] == 0
+
+
+def test_a_length_of_thousands_of_digits_is_no_mistake_of_ours(city: City, calls: dict[str, int]) -> None:
+    city.get("/v1/actions", by="source")
+    headers = {"Authorization": f"Bearer {city.keys['source']}", "Content-Length": "0" * 5_000 + "5"}
+    answer = city.http.post("/v1/actions", content=b"abcde", headers=headers)
+    assert 400 <= answer.status_code < 500
+    assert calls["express"] == 0
+
+
+def test_a_key_that_is_revoked_while_a_batch_is_sent_stops_the_batch(own_city: City) -> None:
+    directory = own_city.installation.directory
+    key, secret = directory.issue_key("source", "szt")
+
+    def lines() -> Iterator[bytes]:
+        yield msgspec.json.encode(own_city.report()) + b"\n"
+        directory.revoke_key(key.key_id)
+
+    headers = {"Authorization": f"Bearer {secret}"}
+    answer = own_city.http.post("/v1/actions/batch", content=lines(), headers=headers)
+    assert msgspec.json.decode(answer.content.splitlines()[-1])["code"] == "unauthenticated"
+
+
 def test_a_body_that_is_too_long_is_refused_before_it_is_read(city: City, calls: dict[str, int]) -> None:
     city.get("/v1/actions", by="source")
     assert city.post("/v1/actions", city.report(record_id="x" * 300_000), by="source").status_code == 413

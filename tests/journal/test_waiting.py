@@ -30,6 +30,14 @@ def test_a_source_that_floods_delays_itself_and_not_the_others() -> None:
     assert names(first)[0] == "flood-0"
 
 
+def test_of_more_sources_than_a_batch_holds_each_has_its_turn() -> None:
+    waiting = Waiting(1_000, PATIENT)
+    for source in range(20):
+        put(waiting, f"{source}-first", f"{source}-second", source=f"s{source}")
+    taken = [*names(waiting.take(8)[0]), *names(waiting.take(12)[0])]
+    assert taken == [f"{source}-first" for source in range(20)]
+
+
 def test_of_one_source_who_came_first_is_decided_first() -> None:
     waiting = Waiting(1_000, PATIENT)
     put(waiting, *map(str, range(7)))
@@ -38,12 +46,16 @@ def test_of_one_source_who_came_first_is_decided_first() -> None:
 
 def test_a_flood_leaves_room_for_the_others_until_all_room_is_taken() -> None:
     waiting = Waiting(8, PATIENT)
-    put(waiting, *map(str, range(6)))
+    put(waiting, *map(str, range(4)))
     with pytest.raises(Overloaded):
         put(waiting, "one too many")
-    put(waiting, "7", "8", source="hz")
+    put(waiting, "5", "6", source="hz")
     with pytest.raises(Overloaded):
-        put(waiting, "no room for anybody", source="third")
+        put(waiting, "the rest is not for reports", source="third")
+    for name in ("d1", "d2"):
+        waiting.put(Write(holding(name, 5)), Future())
+    with pytest.raises(Overloaded):
+        waiting.put(Write(holding("d3", 5)), Future())
     assert len(waiting.take(100)[0]) == 8
     put(waiting, "there is room again")
 

@@ -85,6 +85,18 @@ class TestAnotherProcess:
         elsewhere.stop()
         assert not again.is_running()
 
+    def test_it_is_tried_again_where_it_cannot_be_started(
+        self, written: Journal, model: ReadModel, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(loop, "RESTART_SECONDS", 0.01)
+        following = Follower(written, model, ("/nowhere/to/be/found",))
+        following.start()
+        thread = following._thread
+        assert thread is not None
+        thread.join(timeout=0.3)
+        assert thread.is_alive()
+        following.stop()
+
     def test_it_ends_where_the_server_was_killed(self, postgres_url: str, tmp_path: Path) -> None:
         environment = {**os.environ, "CARBON_DATABASE_URL": postgres_url, "CARBON_DATA_DIR": str(tmp_path)}
         command = [sys.executable, "-m", "carbon_points", "serve", "--port", "0", "--json"]
