@@ -60,8 +60,9 @@ def postgres(folder: Path) -> Iterator[str]:
         restart = ("restart", "-w", "-m", "fast", "-D", str(server.pgdata), "-l", str(server.log))
         pgexec("pg_ctl", restart, bin_path=server.bin_path, user=server.system_user)
         yield server.get_uri()
-    finally:
-        server.stop()
+    finally:  # by its folder: the process that the package started was replaced by the restart
+        stop = ("stop", "-w", "-m", "fast", "-D", str(server.pgdata))
+        pgexec("pg_ctl", stop, bin_path=server.bin_path, user=server.system_user)
 
 
 @contextmanager
