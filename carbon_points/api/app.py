@@ -17,11 +17,9 @@ from litestar.static_files import create_static_files_router  # pyright: ignore[
 from carbon_points import __version__
 from carbon_points.api import actions, city, fund, health, lots, merchants, redemptions, residents, sources
 from carbon_points.api.access import KnownParameters, security_of, stamped
-from carbon_points.api.express import express
-from carbon_points.api.installation import Installation
+from carbon_points.api.installation import BODY_MOST, Installation
 from carbon_points.api.problems import NOT_DECODED, ApiError, answer, of_validation
 
-BODY_MOST = 256 * 1024  # bytes; a batch of actions has no such limit
 _STATIC = Path(__file__).parent / "static"
 _DESCRIPTION = """\
 The loop of personal carbon inclusion (碳普惠): **actions** become **reductions** and **points**, points are
@@ -84,7 +82,7 @@ def create_app(installation: Installation) -> Litestar:
         debug=False,
     )
     # Around the routing: an address that is not there is answered, too.
-    app.asgi_handler = stamped(express(app.asgi_handler, installation, body_most=BODY_MOST))
+    app.asgi_handler = stamped(app.asgi_handler)
     return app
 
 
