@@ -27,6 +27,7 @@ KEPT_DAYS = 70  # of where the sorted sets stand; each of them goes by itself wh
 DAY_SECONDS = 86_400
 PATIENCE_SECONDS = 0.1
 OFF_SECONDS = 5.0
+REMAKE_SECONDS = 60.0
 THREADS = 4
 
 _log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class CityCache:
     def __init__(self, url: str | None, *, scope: str = "", patience: float | None = None) -> None:
         self._scope = scope
         self._patience = patience
-        self._off_until = 0.0
+        self._off_until = self._not_made_until = 0.0
         self._client: redis.Redis | None = None
         if url:
             self._client = redis.Redis.from_url(  # pyright: ignore[reportUnknownMemberType]  # its options are untyped
@@ -89,12 +90,16 @@ class CityCache:
         return self._change(_at(before), _at(after), figures)
 
     def make(self, positions: Mapping[int, int], pages: Iterable[Figures]) -> bool:
-        """Make the sorted sets anew. Whoever flushes or makes them meanwhile stops this, and nobody sees them half."""
+        """Make the sorted sets anew. Whoever flushes or makes them meanwhile stops this, and nobody sees them half.
+
+        All are read for it: where it failed, for want of memory or by a flush, it is not tried again at once.
+        """
         making = f"making {secrets.token_hex(8)}"
-        if self._script(_BEGIN, [self._header], making, DAY_SECONDS) is None:
+        if time.monotonic() < self._not_made_until or not self._script(_BEGIN, [self._header], making, DAY_SECONDS):
             return False
-        whole = all(self._change(making, making, page) for page in pages)
-        return whole and self._change(making, _at(positions), {})
+        made = all(self._change(making, making, page) for page in pages) and self._change(making, _at(positions), {})
+        self._not_made_until = 0.0 if made else time.monotonic() + REMAKE_SECONDS
+        return made
 
     def _change(self, before: str, after: str, figures: Figures) -> bool:
         keys = [self._header, *map(self._board, figures)]

@@ -34,7 +34,7 @@ CITY = Table(
 
 
 DAYS = Table(
-    "days",
+    "city_days",
     metadata,
     key("day", Date),
     added("actions"),

@@ -8,6 +8,7 @@ its positions, and is made anew. It holds what a flush may take at any moment.
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import date, datetime, timedelta
 from functools import cache
@@ -83,8 +84,10 @@ class Ranker:
     def _run(self) -> None:
         wait = 0.0
         while not self._stopping.wait(wait):
+            begun = time.monotonic()
             try:
-                wait = 0.0 if fill(self._read_model, self._store, civil_day(self._clock())) else EVERY_SECONDS
+                more = fill(self._read_model, self._store, civil_day(self._clock()))
+                wait = time.monotonic() - begun if more else EVERY_SECONDS  # half of the time is everybody else's
             except Exception:  # noqa: BLE001  # whatever it is, the rows are still there: to stop would mend nothing
                 wait = BACK_OFF_SECONDS
                 _log.exception("the standings do not follow; trying again in %.0f s", wait)
@@ -172,9 +175,9 @@ def _take(connection: Connection, partition: int, after: int, until: int) -> lis
 @cache
 def _taking(dialect: str) -> Executable:
     def of(table: Table, mg: ColumnElement[Any]) -> Select[*tuple[Any, ...]]:
-        where = table.c.position.between(bindparam("after") + 1, bindparam("until"))
+        stretch = (table.c.position > bindparam("after")) & (table.c.position <= bindparam("until"))
         return select(table.c.resident, table.c.day, mg.label("mg")).where(
-            table.c.partition == bindparam("of_partition"), where
+            table.c.partition == bindparam("of_partition"), stretch
         )
 
     moved = union_all(of(ACTIONS, ACTIONS.c.reduction_mg), of(TAKEN_BACK, -TAKEN_BACK.c.reduction_mg)).subquery()

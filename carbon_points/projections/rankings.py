@@ -25,7 +25,7 @@ BAND_BITS = 5  # a band is at most a sixteenth wide
 TAKEN_BACK = Table(
     "taken_back", metadata, *place(), once("resident"), once("day", Date), once("reduction_mg", BigInteger)
 )
-SPANS = Table("spans", metadata, key("period"), once("from_day", Date), once("until_day", Date))
+SPANS = Table("standing_spans", metadata, key("period"), once("from_day", Date), once("until_day", Date))
 STANDINGS = Table(
     "standings",
     metadata,
@@ -39,7 +39,7 @@ STANDINGS = Table(
     sqlite_with_rowid=False,
 )
 BANDS = Table(
-    "bands",
+    "standing_bands",
     metadata,
     key("period"),
     key("county"),
