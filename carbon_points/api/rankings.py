@@ -26,7 +26,6 @@ from carbon_points.projections.rankings import Board, CountyRanked, Period, Rank
 from carbon_points.projections.rows import Snapshot
 
 FEWEST = 10
-BEHIND_MOST = 100_000  # entries: a ranking that was begun anew tells no places before it has nearly all of them
 LOOK_SECONDS = 0.1
 _PERIOD = QueryParameter(description="Weeks begin on Monday, in China.")
 _COUNTY = QueryParameter(pattern=r"^[0-9]{6}$(?!\n)", description="of those who live there: a GB/T 2260 code")
@@ -182,11 +181,10 @@ def _reach(installation: Installation, min_position: str | None) -> None:
 
 
 def _stand(at: Snapshot) -> dict[int, int]:
-    """What the standings follow from. Raises ApiError where that is far from all."""
-    stand = rankings.positions(at)
-    if sum(at.positions.values()) - sum(stand.values()) > BEHIND_MOST:
+    """What the standings follow from. Raises ApiError where they are being made anew."""
+    if rankings.making(at):
         raise ApiError("position-not-reached", "the rankings are being made")
-    return stand
+    return rankings.positions(at)
 
 
 def _vector(stand: dict[int, int]) -> dict[str, int]:

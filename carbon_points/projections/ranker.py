@@ -43,6 +43,7 @@ from carbon_points.projections.rankings import (
     TAKEN_BACK,
     Span,
     band,
+    making,
     positions,
     span,
 )
@@ -53,6 +54,7 @@ from carbon_points.projections.rows import Rows, total, write
 EVERY_SECONDS = 1.0
 BACK_OFF_SECONDS = 5.0
 ENTRIES = 5_000  # of each partition, in one transaction
+ENTRIES_BUSY = 1_000  # a second, while others come: more than a city sends, and a flood is not slowed down by it
 STREAMED = 5_000
 WEEK_DAYS, MONTH_DAYS = 16, 64  # from a ranking's last change until nobody asks for it any more, and some
 
@@ -82,12 +84,17 @@ class Ranker:
         self._store.close()
 
     def _run(self) -> None:
-        wait = 0.0
+        wait, known = 0.0, dict[int, int]()
         while not self._stopping.wait(wait):
             begun = time.monotonic()
             try:
-                more = fill(self._read_model, self._store, civil_day(self._clock()))
-                wait = time.monotonic() - begun if more else EVERY_SECONDS  # half of the time is everybody else's
+                with self._read_model.snapshot() as at:
+                    busy = at.positions != known and not making(at)
+                    known = at.positions
+                today = civil_day(self._clock())
+                more = fill(self._read_model, self._store, today, most=ENTRIES_BUSY if busy else ENTRIES)
+                # half of the time is everybody else's, and nearly all of it while actions come
+                wait = time.monotonic() - begun if more and not busy else EVERY_SECONDS
             except Exception:  # noqa: BLE001  # whatever it is, the rows are still there: to stop would mend nothing
                 wait = BACK_OFF_SECONDS
                 _log.exception("the standings do not follow; trying again in %.0f s", wait)
@@ -101,7 +108,7 @@ class Change(NamedTuple):
     gained_mg: int
 
 
-def fill(read_model: ReadModel, store: CityCache, today: date) -> bool:
+def fill(read_model: ReadModel, store: CityCache, today: date, *, most: int = ENTRIES) -> bool:
     """Take the next rows into the standings and tell `store`. Returns whether more are there.
 
     Raises SQLAlchemy's DBAPIError; then nothing changed.
@@ -116,7 +123,7 @@ def fill(read_model: ReadModel, store: CityCache, today: date) -> bool:
         heads = _positions(connection, select(POSITIONS.c.partition, POSITIONS.c.position))
         before = _locked(connection, heads)
         _keep(connection, spans)
-        after = {p: min(max(heads.get(p, 0), begin), begin + ENTRIES) for p, begin in before.items()}
+        after = {p: min(max(heads.get(p, 0), begin), begin + most) for p, begin in before.items()}
         changes = [c for p, end in after.items() if end > before[p] for c in _take(connection, p, before[p], end)]
         _count(connection, changes)
         _move(connection, after)
@@ -152,7 +159,7 @@ def _locked(connection: Connection, heads: dict[int, int]) -> dict[int, int]:
     """The standings' positions, which no one else moves before this transaction ends."""
     added = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(RANKED).on_conflict_do_nothing()
     if heads:
-        connection.execute(added, [{"partition": partition, "position": 0} for partition in sorted(heads)])
+        connection.execute(added, [{"partition": p, "position": 0, "goal": head} for p, head in sorted(heads.items())])
     rows = select(RANKED.c.partition, RANKED.c.position).order_by(RANKED.c.partition)
     return _positions(connection, rows.with_for_update())
 

@@ -48,7 +48,13 @@ BANDS = Table(
     added("reduction_mg"),
     sqlite_with_rowid=False,
 )
-RANKED = Table("ranked", metadata, key("partition", BigInteger), once("position", BigInteger))
+RANKED = Table(
+    "ranked",
+    metadata,
+    key("partition", BigInteger),
+    once("position", BigInteger),
+    once("goal", BigInteger),  # how far the rows were when it was begun: before that, much is missing
+)
 
 
 def apply(connection: Connection, batch: Batch) -> None:
@@ -137,6 +143,12 @@ class CountyRanked(Struct, frozen=True):
 def positions(at: Snapshot) -> dict[int, int]:
     """What the standings follow from: the read model's own positions, a moment before."""
     return dict[int, int](map(tuple, at.rows(select(RANKED.c.partition, RANKED.c.position))))
+
+
+def making(at: Snapshot) -> bool:
+    """Whether the standings were begun anew, and tell less than half the truth yet."""
+    begun = at.rows(select(RANKED.c.position < RANKED.c.goal))
+    return any(short for (short,) in begun) if begun else any(at.positions.values())
 
 
 def best(at: Snapshot, store: CityCache, stand: dict[int, int], board: Board, limit: int) -> Ranking:

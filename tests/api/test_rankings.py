@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import redis
+from sqlalchemy import delete
 
 from carbon_points.api import rankings
+from carbon_points.projections.rankings import RANKED
 from tests.api.city import City, city_in, position, problem
 from tests.api.conftest import Founded
 from tests.conftest import Clock
@@ -155,8 +157,14 @@ def test_redis_and_sql_give_one_answer_and_go_on_when_it_is_flushed(
     assert plain(ranking(cached_city, last)) == told[0][0]
 
 
-def test_a_ranking_that_is_far_behind_is_none(own_city: City, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rankings, "BEHIND_MOST", -1)
+def test_a_ranking_that_is_being_made_is_none_yet(own_city: City) -> None:
+    _, last = peopled(own_city)
+    assert ranking(own_city, last)["residents"] == 12
+    ranker = own_city.installation.follower._ranker
+    assert ranker is not None
+    ranker.stop()
+    with own_city.installation.read_model.engine.begin() as connection:  # as a rebuild leaves it
+        connection.execute(delete(RANKED))
     answer = own_city.get("/v1/rankings", by="app")
     problem(answer, 503, "position-not-reached")
     assert answer.headers["Retry-After"]

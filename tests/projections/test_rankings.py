@@ -151,8 +151,8 @@ def log() -> Log:
     return made
 
 
-def filled(model: ReadModel, store: CityCache, today: date = TODAY) -> None:
-    while ranker.fill(model, store, today):
+def filled(model: ReadModel, store: CityCache, today: date = TODAY, *, most: int = 10_000) -> None:
+    while ranker.fill(model, store, today, most=most):
         pass
 
 
@@ -192,11 +192,10 @@ def same_everywhere(model: ReadModel, log: Log, *stores: CityCache) -> None:
 
 @pytest.mark.parametrize("chunk", [7, 10_000])
 def test_places_are_those_of_the_log_from_sql_and_from_redis(
-    model: ReadModel, store: CityCache, sql: CityCache, log: Log, chunk: int, monkeypatch: pytest.MonkeyPatch
+    model: ReadModel, store: CityCache, sql: CityCache, log: Log, chunk: int
 ) -> None:
-    monkeypatch.setattr(ranker, "ENTRIES", chunk)
     log.into(model)
-    filled(model, store)
+    filled(model, store, most=chunk)
     assert from_redis(model, store)
     same_everywhere(model, log, store, sql)
     for _ in range(4):  # and go on being so
@@ -221,6 +220,20 @@ def test_who_reduced_the_same_has_the_same_place_and_the_next_one_counts_them(
         assert [row.place for row in asked(model, each, BOARDS[0]).rows] == [1, 2, 2, 2, 5]
         last = asked(model, each, BOARDS[0], around=list(log.homes)[4], limit=1)
         assert [row.place for row in last.rows] == [2, 5]
+
+
+def test_standings_that_were_begun_anew_say_so_until_they_are_all_there(
+    model: ReadModel, sql: CityCache, log: Log
+) -> None:
+    assert not model.read(rankings.making), "there is nothing to make"
+    log.into(model)
+    while model.read(rankings.making):
+        assert ranker.fill(model, sql, TODAY, most=50) == model.read(rankings.making)
+    assert rows(asked(model, sql, BOARDS[0])) == log.expected(BOARDS[0])
+    log.live(100)
+    log.into(model)
+    ranker.fill(model, sql, TODAY, most=10)
+    assert not model.read(rankings.making), "behind is not begun anew"
 
 
 def test_who_has_nothing_left_has_no_place(model: ReadModel, store: CityCache, sql: CityCache) -> None:
@@ -426,13 +439,12 @@ def test_rows_made_anew_are_ranked_anew(
 
 
 def test_two_who_feed_the_same_rows_count_nothing_twice(
-    model: ReadModel, read_url: str, store: CityCache, sql: CityCache, log: Log, monkeypatch: pytest.MonkeyPatch
+    model: ReadModel, read_url: str, store: CityCache, sql: CityCache, log: Log
 ) -> None:
-    monkeypatch.setattr(ranker, "ENTRIES", 10)
     log.into(model)
     beside = ReadModel(read_url)
     with ThreadPoolExecutor(2) as threads:
-        list(threads.map(lambda each: filled(each, store), (model, beside)))
+        list(threads.map(lambda each: filled(each, store, most=10), (model, beside)))
     beside.close()
     filled(model, store)
     assert from_redis(model, store)
