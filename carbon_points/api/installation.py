@@ -27,6 +27,7 @@ from carbon_points.journal.streams import METHODOLOGIES
 from carbon_points.methodologies import shipped
 from carbon_points.projections.cache import CityCache
 from carbon_points.projections.loop import Follower
+from carbon_points.projections.ranker import Ranker
 from carbon_points.projections.read_model import ReadModel
 from carbon_points.settings import Settings
 
@@ -35,6 +36,7 @@ R = TypeVar("R")
 View = Callable[[Any, datetime], object]
 BODY_MOST = 256 * 1024  # bytes; a batch of actions has no such limit
 READ_WAIT_SECONDS = 5.0
+FEED_SECONDS = 2.0  # how long the one who feeds Redis, for whom nobody waits, waits for it
 DEADLINE_SECONDS = 20.0  # of a write: then its caller is told to send it again, whatever the database does
 POSITION_HEADER = "Carbon-Position"
 REPLAYED_HEADER = "Idempotency-Replayed"
@@ -169,7 +171,8 @@ def open_installation(settings: Settings, *, clock: Callable[[], datetime] = utc
     adopt(journal)
     directory = Directory(settings.directory_url, subject_key(settings.subject_key, Path(settings.data_dir)))
     read_model = ReadModel(settings.read_url)
-    follower = Follower(journal, read_model)
+    feeding = CityCache(settings.redis_url or None, scope=name_of(journal), patience=FEED_SECONDS)
+    follower = Follower(journal, read_model, ranker=Ranker(read_model, feeding, clock))
     cache = CityCache(settings.redis_url or None, scope=name_of(journal))
     return Installation(
         settings,

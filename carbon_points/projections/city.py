@@ -12,7 +12,8 @@ from typing import Any
 from msgspec import Struct
 from sqlalchemy import ColumnElement, Connection, Date, Select, Table, select
 
-from carbon_points.domain.account import ActionCredited, ActionReversed
+from carbon_points.domain.account import AccountOpened, ActionCredited, ActionReversed
+from carbon_points.domain.quantity import civil_day
 from carbon_points.projections.actions import find
 from carbon_points.projections.rows import Batch, Rows, Snapshot, added, key, metadata, total, write
 
@@ -30,6 +31,36 @@ CITY = Table(
     added("points"),
     sqlite_with_rowid=False,
 )
+
+
+DAYS = Table(
+    "city_days",
+    metadata,
+    key("day", Date),
+    added("actions"),
+    added("reduction_mg"),
+    added("points"),
+    added("residents"),
+    sqlite_with_rowid=False,
+)
+
+
+class Count(Struct, frozen=True):
+    """`residents`: accounts that were opened."""
+
+    actions: int
+    reduction_mg: int
+    points: int
+    residents: int
+
+
+class Counters(Struct, frozen=True):
+    """Of one day, and of all. `positions`: the log that they follow from."""
+
+    day: date
+    today: Count
+    total: Count
+    positions: dict[str, int]
 
 
 class DayTotal(Struct, frozen=True):
@@ -80,10 +111,21 @@ def _add(rows: Rows, event: ActionCredited | ActionReversed, county: str | None,
     )
 
 
+def fold_days(batch: Batch) -> Rows:
+    rows = Rows(DAYS)
+    for _, opened in batch.of(AccountOpened):
+        rows.put(day=civil_day(opened.recorded_at), residents=1)
+    for kind, sign in ((ActionCredited, 1), (ActionReversed, -1)):
+        for _, event in batch.of(kind):
+            rows.put(day=event.day, actions=sign, reduction_mg=sign * event.reduction_mg, points=sign * event.points)
+    return rows
+
+
 def apply(connection: Connection, batch: Batch) -> None:
     """A reversal does not say where its action was done; the action's own row, written by now, does."""
     found = find(connection, batch.partition, [event.record_id for _, event in batch.of(ActionReversed)])
-    write(connection, fold(batch, {(row.source, record): row.county for record, rows in found.items() for row in rows}))
+    county_of = {(row.source, record): row.county for record, rows in found.items() for row in rows}
+    write(connection, fold(batch, county_of), fold_days(batch))
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------
@@ -107,6 +149,16 @@ class Within(Struct, frozen=True):
         if self.behaviour is not None:
             query = query.where(CITY.c.behaviour == self.behaviour)
         return query if self.county is None else query.where(CITY.c.county == self.county)
+
+
+def counters(at: Snapshot, day: date) -> Counters:
+    figures = [total(DAYS.c[name]) for name in Count.__struct_fields__]
+    return Counters(
+        day,
+        Count(*at.one(select(*figures).where(DAYS.c.day == day))),
+        Count(*at.one(select(*figures))),
+        at.vector,
+    )
 
 
 def by_day(at: Snapshot, within: Within) -> list[DayTotal]:

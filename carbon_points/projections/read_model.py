@@ -45,6 +45,7 @@ from carbon_points.projections import (
     fund,
     lots,
     merchants,
+    rankings,
     redemptions,
     residents,
     statements,
@@ -74,6 +75,7 @@ FEATURES: tuple[Callable[[Connection, Batch], None], ...] = (
     lots.apply,
     merchants.apply,
     fund.apply,
+    rankings.apply,
     city.apply,
     trial_balance.apply,
 )
