@@ -151,6 +151,7 @@ def serve(host: str | None, port: int | None, plain: bool) -> None:
     """Serve the API. The reference is at /docs. SIGTERM answers what it has taken, then stops."""
     import uvicorn
 
+    from carbon_points.api.app import create_app
     from carbon_points.api.server import configured
 
     known = settings.load()
@@ -161,7 +162,8 @@ def serve(host: str | None, port: int | None, plain: bool) -> None:
         installation = msgspec.structs.replace(installation, follower=follower)
     calm_collector()
     sys.setswitchinterval(SWITCH_SECONDS)
-    config = configured(installation, host=host or known.host, port=known.port if port is None else port, log=known.log)
+    app = create_app(installation)
+    config = configured(app, host=host or known.host, port=known.port if port is None else port, log=known.log)
     bound = config.bind_socket()
     name, number = bound.getsockname()[:2]
     url = f"http://[{name}]:{number}" if ":" in name else f"http://{name}:{number}"
