@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from carbon_points.api.installation import Installation, name_of
-from carbon_points.api.intake import Receipt, Tally, judge
+from carbon_points.api.intake import Receipt, Tally, in_brief, judge
 from carbon_points.api.lines import Lines
 from carbon_points.api.problems import NOT_DECODED
 
@@ -72,7 +72,7 @@ def ingest(
         told.truncate(min(done.reported, told.tell()))
         for batch in _batches(file, after=resumed_at):
             named = [(n, _renamed(line, rename)) for n, line in batch] if rename else batch
-            receipts = judge(installation, named, only=source)
+            receipts = judge(installation, named, only=source, told=in_brief)
             if earlier and done.lines == resumed_at:
                 receipts = _not_counted(receipts, done.heads)
             done.tally.add(receipts)

@@ -4,7 +4,7 @@ A report names its resident by the source's own word for them (a subject); the d
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Annotated, Literal
@@ -30,6 +30,8 @@ from carbon_points.journal.journal import Rules
 from carbon_points.journal.partition import Outcome, Write
 
 LINE_MOST = 64 * 1024  # bytes of one line
+_ODD = bytes(range(32)) + b"\x7f\\"  # control characters, and what begins the writing of one
+_Short = Annotated[str, Meta(min_length=1, max_length=128)]
 Found = Literal["accepted", "duplicate", "conflict", "pending", "refused", "malformed"]
 
 
@@ -99,7 +101,7 @@ def facts_of(rules: Rules, report: Report) -> ActionFacts:
     return ActionFacts(rules.methodologies, rules.sources.reporting(report.source, report.behaviour))
 
 
-def receipt_of(outcome: Outcome) -> Receipt:
+def receipt_of(outcome: Outcome, line: int = 0) -> Receipt:
     """The receipt of a command that was carried out, or was carried out before."""
     event = outcome.events[-1]
     place = f"{outcome.partition}:{outcome.position}"
@@ -115,6 +117,7 @@ def receipt_of(outcome: Outcome) -> Receipt:
             methodology=event.methodology,
             balance=known,
             code=event.refused or "",
+            line=line,
             position=place,
         )
     assert isinstance(event, ActionCredited)
@@ -133,83 +136,141 @@ def receipt_of(outcome: Outcome) -> Receipt:
         limits=event.limits,
         paired_with=event.paired_with or "",
         balance=known,
+        line=line,
         position=place,
+    )
+
+
+def in_brief(outcome: Outcome, line: int) -> Receipt:
+    """The same for who only counts what was accepted."""
+    event = outcome.events[-1]
+    if outcome.replayed or not isinstance(event, ActionCredited):
+        return receipt_of(outcome, line)
+    return Receipt(
+        "accepted",
+        version=event.version,
+        reduction_mg=event.reduction_mg,
+        points=event.points,
+        line=line,
+        position=f"{outcome.partition}:{outcome.position}",
     )
 
 
 # -- many at once ----------------------------------------------------------------------------------------------------
 
 
+class _Plain(Report, frozen=True, forbid_unknown_fields=True):
+    """A report of a line in which nothing can spell a control character: what patterns cost most of reading is left."""
+
+    source: str
+    record_id: _Short
+    resident: _Short
+    behaviour: _Short
+    unit: _Short
+
+
+_plain_decoder = msgspec.json.Decoder(_Plain)
+
+
 def judge(
-    installation: Installation, lines: Sequence[tuple[int, bytes]], *, only: str | None = None, view: View | None = None
+    installation: Installation,
+    lines: Sequence[tuple[int, bytes]],
+    *,
+    only: str | None = None,
+    view: View | None = None,
+    told: Callable[[Outcome, int], Receipt] = receipt_of,
 ) -> list[Receipt]:
     """A verdict for every line, in order; the good ones are durable when it returns.
 
     `only` is the one source that may be named, `view` what is told of the account after each. Raises Unavailable: then
     the same lines may be sent again.
     """
+    rules = installation.journal.rules()
     receipts: dict[int, Receipt] = {}
     reports: dict[int, Report] = {}
     for number, line in lines:
         try:
-            if len(line) > LINE_MOST:
-                raise ApiError("line-too-long")
-            report = report_of(line)
-            if only is not None and report.source != only:
-                raise ApiError("not-yours", f"the key or call is for {only}")
-            reports[number] = report
+            reports[number] = _read(line, rules, only)
         except ApiError as error:
             receipts[number] = Receipt("malformed", code=error.code, detail=error.detail, line=number)
-    receipts |= _recorded(installation, reports, view)
+    writes = _writes(installation, rules, reports, receipts, view)
+    outcomes = installation.journal.commit(list(writes.values()))
+    for number, outcome in zip(writes, outcomes, strict=True):
+        receipts[number] = _judged(number, reports[number], outcome, told)
     return [receipts[number] for number, _ in lines]
 
 
-def _recorded(installation: Installation, reports: dict[int, Report], view: View | None) -> dict[int, Receipt]:
-    rules = installation.journal.rules()
-    receipts: dict[int, Receipt] = {}
-    ready: dict[int, ActionFacts] = {}
-    for number, report in reports.items():
-        try:
-            ready[number] = facts_of(rules, report)
-        except Refusal as refusal:
-            receipts[number] = _refused(number, report, refusal)
-    residents = _residents(installation, reports, ready)
+def _read(line: bytes, rules: Rules, only: str | None) -> Report:
+    """A report of the one source, or of any. Raises ApiError."""
+    if len(line) > LINE_MOST:
+        raise ApiError("line-too-long")
+    report = _plain(line)
+    if report is None or report.source not in rules.sources.by_id:
+        report = report_of(line)
+    if only is not None and report.source != only:
+        raise ApiError("not-yours", f"the key or call is for {only}")
+    return report
+
+
+def _plain(line: bytes) -> Report | None:
+    if len(line.translate(None, _ODD)) != len(line):
+        return None
+    try:
+        return _plain_decoder.decode(line)
+    except NOT_DECODED:
+        return None  # the other decoder says what is wrong
+
+
+def _writes(
+    installation: Installation,
+    rules: Rules,
+    reports: dict[int, Report],
+    receipts: dict[int, Receipt],
+    view: View | None,
+) -> dict[int, Write]:
+    """What is to be decided, by line; the others get their receipts. Who reports what is looked up once for all."""
+    known: dict[tuple[str, str], ActionFacts | Refusal] = {}
+    subjects: dict[str, set[str]] = {}
+    for report in reports.values():
+        pair = (report.source, report.behaviour)
+        if pair not in known:
+            known[pair] = _facts(rules, report)
+        if isinstance(known[pair], ActionFacts):
+            subjects.setdefault(report.source, set()).add(report.resident)
+    residents = {
+        source: installation.directory.residents(
+            source, sorted(theirs), create=rules.sources.by_id[source].opens_accounts
+        )
+        for source, theirs in subjects.items()
+    }
     writes: dict[int, Write] = {}
-    for number, facts in ready.items():
-        report = reports[number]
+    for number, report in reports.items():
+        facts = known[report.source, report.behaviour]
         try:
-            if (resident := residents.get((report.source, report.resident))) is None:
+            if isinstance(facts, Refusal):
+                raise facts
+            if (resident := residents[report.source].get(report.resident)) is None:
                 raise AccountUnknown(source=report.source)
             writes[number] = Write(command_of(report, resident), facts, view)
         except Refusal as refusal:
             receipts[number] = _refused(number, report, refusal)
-    outcomes = installation.journal.commit(list(writes.values()))
-    for number, outcome in zip(writes, outcomes, strict=True):
-        receipts[number] = _judged(number, reports[number], outcome)
-    return receipts
+    return writes
 
 
-def _residents(
-    installation: Installation, reports: dict[int, Report], ready: dict[int, ActionFacts]
-) -> dict[tuple[str, str], str]:
-    """Whom the subjects mean. Only a source that opens accounts makes a new resident."""
-    by_source: dict[tuple[str, bool], set[str]] = {}
-    for number, facts in ready.items():
-        by_source.setdefault((facts.source.id, facts.source.opens_accounts), set()).add(reports[number].resident)
-    return {
-        (source, subject): resident
-        for (source, opens), subjects in by_source.items()
-        for subject, resident in installation.directory.residents(source, sorted(subjects), create=opens).items()
-    }
+def _facts(rules: Rules, report: Report) -> ActionFacts | Refusal:
+    try:
+        return facts_of(rules, report)
+    except Refusal as refusal:
+        return refusal
 
 
-def _judged(number: int, report: Report, outcome: Outcome) -> Receipt:
+def _judged(number: int, report: Report, outcome: Outcome, told: Callable[[Outcome, int], Receipt]) -> Receipt:
     if outcome.failure:
         problem = of_exception(outcome.failure)
         return Receipt("refused", code=problem.code, record_id=report.record_id, detail=problem.title, line=number)
     if outcome.refusal:
         return _refused(number, report, outcome.refusal)
-    return msgspec.structs.replace(receipt_of(outcome), line=number)
+    return told(outcome, number)
 
 
 def _refused(number: int, report: Report, refusal: Refusal) -> Receipt:
