@@ -181,7 +181,7 @@ async def record(installation: Installation, caller: Caller, report: Report) -> 
     """Have a report decided. Raises what refuses it, Unavailable, or Overloaded."""
     must_own(caller, "source", report.source)
     must_own(caller, "app", report.source)
-    facts = facts_of(await installation.rules(), report)
+    facts = facts_of(await installation.rules(), report.source, report.behaviour)
     resident = await installation.resident(report.source, report.resident, create=facts.source.opens_accounts)
     if resident is None:
         raise account.AccountUnknown(source=report.source)

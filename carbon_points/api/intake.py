@@ -4,7 +4,7 @@ A report names its resident by the source's own word for them (a subject); the d
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Annotated, Literal
@@ -26,7 +26,7 @@ from carbon_points.domain.event import County, Id, Word
 from carbon_points.domain.quantity import decimal, moment
 from carbon_points.domain.refusal import Conflict, Refusal
 from carbon_points.journal.entry import action_id
-from carbon_points.journal.journal import Rules
+from carbon_points.journal.journal import Journal, Rules
 from carbon_points.journal.partition import Outcome, Write
 
 LINE_MOST = 64 * 1024  # bytes of one line
@@ -96,9 +96,9 @@ def command_of(report: Report, resident: str) -> RecordAction:
     )
 
 
-def facts_of(rules: Rules, report: Report) -> ActionFacts:
+def facts_of(rules: Rules, source: str, behaviour: str) -> ActionFacts:
     """What the decision needs. Refusals, in order: SourceUnknown, SourceSuspended, BehaviourNotAllowed."""
-    return ActionFacts(rules.methodologies, rules.sources.reporting(report.source, report.behaviour))
+    return ActionFacts(rules.methodologies, rules.sources.reporting(source, behaviour))
 
 
 def receipt_of(outcome: Outcome, line: int = 0) -> Receipt:
@@ -185,6 +185,15 @@ def judge(
     `only` is the one source that may be named, `view` what is told of the account after each. Raises Unavailable: then
     the same lines may be sent again.
     """
+    receipts, commands = understood(installation, lines, only=only)
+    receipts |= decided(installation.journal, commands, view=view, told=told)
+    return [receipts[number] for number, _ in lines]
+
+
+def understood(
+    installation: Installation, lines: Sequence[tuple[int, bytes]], *, only: str | None = None
+) -> tuple[dict[int, Receipt], dict[int, RecordAction]]:
+    """By line, the receipts of what is no report that may be made, and the commands of the others."""
     rules = installation.journal.rules()
     receipts: dict[int, Receipt] = {}
     reports: dict[int, Report] = {}
@@ -193,11 +202,59 @@ def judge(
             reports[number] = _read(line, rules, only)
         except ApiError as error:
             receipts[number] = Receipt("malformed", code=error.code, detail=error.detail, line=number)
-    writes = _writes(installation, rules, reports, receipts, view)
-    outcomes = installation.journal.commit(list(writes.values()))
-    for number, outcome in zip(writes, outcomes, strict=True):
-        receipts[number] = _judged(number, reports[number], outcome, told)
-    return [receipts[number] for number, _ in lines]
+    facts, residents = _Facts(rules), _residents(installation, rules, reports)
+    commands: dict[int, RecordAction] = {}
+    for number, report in reports.items():
+        try:
+            facts.of(report.source, report.behaviour)
+            if (resident := residents[report.source].get(report.resident)) is None:
+                raise AccountUnknown(source=report.source)
+            commands[number] = command_of(report, resident)
+        except Refusal as refusal:
+            receipts[number] = _refused(number, report, refusal)
+    return receipts, commands
+
+
+def decided(
+    journal: Journal,
+    commands: Mapping[int, RecordAction],
+    *,
+    view: View | None = None,
+    told: Callable[[Outcome, int], Receipt] = receipt_of,
+) -> dict[int, Receipt]:
+    """By line, what became of commands; durable when it returns. Raises Unavailable."""
+    facts = _Facts(journal.rules())
+    receipts: dict[int, Receipt] = {}
+    writes: dict[int, Write] = {}
+    for number, command in commands.items():
+        try:
+            writes[number] = Write(command, facts.of(command.source, command.behaviour), view)
+        except Refusal as refusal:
+            receipts[number] = _refused(number, command, refusal)
+    for number, outcome in zip(writes, journal.commit(list(writes.values())), strict=True):
+        receipts[number] = _judged(number, commands[number], outcome, told)
+    return receipts
+
+
+class _Facts:
+    """What decides reports of a batch, looked up once for each source and behaviour."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._known: dict[tuple[str, str], ActionFacts | Refusal] = {}
+
+    def of(self, source: str, behaviour: str) -> ActionFacts:
+        """As `facts_of`."""
+        found = self._known.get((source, behaviour))
+        if found is None:
+            try:
+                found = facts_of(self._rules, source, behaviour)
+            except Refusal as refusal:
+                found = refusal
+            self._known[source, behaviour] = found
+        if isinstance(found, Refusal):
+            raise found
+        return found
 
 
 def _read(line: bytes, rules: Rules, only: str | None) -> Report:
@@ -221,50 +278,25 @@ def _plain(line: bytes) -> Report | None:
         return None  # the other decoder says what is wrong
 
 
-def _writes(
-    installation: Installation,
-    rules: Rules,
-    reports: dict[int, Report],
-    receipts: dict[int, Receipt],
-    view: View | None,
-) -> dict[int, Write]:
-    """What is to be decided, by line; the others get their receipts. Who reports what is looked up once for all."""
-    known: dict[tuple[str, str], ActionFacts | Refusal] = {}
+def _residents(installation: Installation, rules: Rules, reports: dict[int, Report]) -> dict[str, dict[str, str]]:
+    """Whom the subjects of each source mean. Only of what a source may report, and only if it opens accounts, is a new
+    resident made."""
     subjects: dict[str, set[str]] = {}
     for report in reports.values():
-        pair = (report.source, report.behaviour)
-        if pair not in known:
-            known[pair] = _facts(rules, report)
-        if isinstance(known[pair], ActionFacts):
+        source = rules.sources.by_id.get(report.source)
+        if source and not source.suspended and report.behaviour in source.behaviours:
             subjects.setdefault(report.source, set()).add(report.resident)
-    residents = {
+    return {
         source: installation.directory.residents(
             source, sorted(theirs), create=rules.sources.by_id[source].opens_accounts
         )
         for source, theirs in subjects.items()
     }
-    writes: dict[int, Write] = {}
-    for number, report in reports.items():
-        facts = known[report.source, report.behaviour]
-        try:
-            if isinstance(facts, Refusal):
-                raise facts
-            if (resident := residents[report.source].get(report.resident)) is None:
-                raise AccountUnknown(source=report.source)
-            writes[number] = Write(command_of(report, resident), facts, view)
-        except Refusal as refusal:
-            receipts[number] = _refused(number, report, refusal)
-    return writes
 
 
-def _facts(rules: Rules, report: Report) -> ActionFacts | Refusal:
-    try:
-        return facts_of(rules, report)
-    except Refusal as refusal:
-        return refusal
-
-
-def _judged(number: int, report: Report, outcome: Outcome, told: Callable[[Outcome, int], Receipt]) -> Receipt:
+def _judged(
+    number: int, report: Report | RecordAction, outcome: Outcome, told: Callable[[Outcome, int], Receipt]
+) -> Receipt:
     if outcome.failure:
         problem = of_exception(outcome.failure)
         return Receipt("refused", code=problem.code, record_id=report.record_id, detail=problem.title, line=number)
@@ -273,7 +305,7 @@ def _judged(number: int, report: Report, outcome: Outcome, told: Callable[[Outco
     return told(outcome, number)
 
 
-def _refused(number: int, report: Report, refusal: Refusal) -> Receipt:
+def _refused(number: int, report: Report | RecordAction, refusal: Refusal) -> Receipt:
     verdict: Found = "conflict" if isinstance(refusal, Conflict) else "refused"
     return Receipt(
         verdict,
@@ -299,6 +331,13 @@ class Tally(Struct):
     refused_by_code: dict[str, int] = {}
     reduction_mg: int = 0
     points: int = 0
+
+    def join(self, other: "Tally") -> None:
+        for name in self.__struct_fields__:
+            if name != "refused_by_code":
+                setattr(self, name, getattr(self, name) + getattr(other, name))
+        for code, count in other.refused_by_code.items():
+            self.refused_by_code[code] = self.refused_by_code.get(code, 0) + count
 
     def add(self, receipts: Sequence[Receipt]) -> None:
         for verdict, count in Counter(r.verdict for r in receipts).items():
