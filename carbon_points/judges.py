@@ -22,9 +22,11 @@ from carbon_points.api.intake import Receipt, Tally, decided, in_brief
 from carbon_points.domain.account import RecordAction
 from carbon_points.journal.journal import open_journal
 from carbon_points.journal.partition import Unavailable
+from carbon_points.journal.recorder import Unreachable
 
 MOST = 4
 PIECE = 2_000  # commands of one transaction
+PATIENCE_SECONDS = 20.0  # for one that decides what it has in hand, though nobody waits for it
 
 Commands = Mapping[int, RecordAction]  # by line
 
@@ -86,7 +88,7 @@ def judges(journal_url: str) -> Generator[Judges]:
     lines: list[Any] = []
     processes: list[Any] = []
     try:
-        for _ in range(min(len(os.sched_getaffinity(0)), MOST)):
+        for _ in range(min(_cores(), MOST)):
             line, theirs = context.Pipe()
             process = context.Process(target=_decide, args=(theirs, journal_url), daemon=True)
             process.start()
@@ -101,7 +103,12 @@ def judges(journal_url: str) -> Generator[Judges]:
         for line in lines:
             line.close()
         for process in processes:
-            process.join()
+            process.join(PATIENCE_SECONDS)
+            process.kill()  # it waits for a database that does not answer
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def calm_collector() -> None:
@@ -135,7 +142,7 @@ def _decide(line: Connection, journal_url: str) -> None:
                     for start in range(0, len(commands), PIECE):
                         piece = dict(commands[start : start + PIECE])
                         judged.add(list(decided(journal, piece, told=in_brief).values()))
-                except Unavailable as error:
+                except (Unavailable, Unreachable) as error:
                     judged = Judged(unavailable=str(error))
                 line.send_bytes(msgspec.msgpack.encode(judged))
     finally:
