@@ -8,7 +8,8 @@ import gzip
 import hashlib
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -16,11 +17,14 @@ import msgspec
 from msgspec import Struct
 
 from carbon_points.api.installation import Installation, name_of
-from carbon_points.api.intake import Receipt, Tally, judge
+from carbon_points.api.intake import Receipt, Tally, decided, in_brief, judge, understood
 from carbon_points.api.lines import Lines
 from carbon_points.api.problems import NOT_DECODED
+from carbon_points.judges import Judged, Judges, judges
 
 BATCH = 2_000
+LARGE_BATCH = 8_000  # of processes that decide, all together
+LARGE, PACKED = 4 * 1024 * 1024, 20  # bytes of a file that is worth starting them; how much reports pack
 CHUNK = 1024 * 1024
 _REASONS = {"duplicate": "it was reported before: nothing changed", "pending": "it waits for the ride's other half"}
 
@@ -32,9 +36,11 @@ class FileBroken(ValueError):
 
 
 class _Progress(Struct):
-    """`heads`: how far the log went then, by partition. `reported`: bytes of the report file."""
+    """`heads`: how far the log went then, by partition. `reported`: bytes of the report file. `in_hand`: at most so
+    many lines after it may have been recorded."""
 
     heads: dict[int, int]
+    in_hand: int
     lines: int = 0
     reported: int = 0
     tally: Tally = msgspec.field(default_factory=Tally)
@@ -58,26 +64,26 @@ def ingest(
     report: Path,
     rename: Mapping[str, str],
     progress: Callable[[int, Tally], None],
+    deciding: Judges | None = None,
 ) -> Ingested:
     """Judge every line of a file. What was not accepted goes to the report file, with its line number and reason.
 
     Raises Unavailable, FileBroken, FileNotFoundError; run again, it goes on. `rename` reads behaviours by other names.
+    `deciding` are the processes that decide, if this one alone is not enough.
     """
     journal, place = installation.journal, _place(installation, file, source, rename)
+    size = BATCH if deciding is None else LARGE_BATCH
     earlier = _read(place)
-    done = earlier or _Progress(journal.heads())
+    done = earlier or _Progress(journal.heads(), size)
     began, resumed_at, read_before = time.monotonic(), done.lines, done.tally.read
     _keep(place, done)
     with report.open("ab" if earlier else "wb") as told:
         told.truncate(min(done.reported, told.tell()))
-        for batch in _batches(file, after=resumed_at):
-            named = [(n, _renamed(line, rename)) for n, line in batch] if rename else batch
-            receipts = judge(installation, named, only=source)
-            if earlier and done.lines == resumed_at:
-                receipts = _not_counted(receipts, done.heads)
-            done.tally.add(receipts)
-            done.reported += _write(told, receipts)
-            done.lines, done.heads = batch[-1][0], journal.heads()
+        batches = _batches(file, rename, after=resumed_at, first=done.in_hand, size=size)
+        for last, judged in _judged(installation, batches, source, deciding, done.heads if earlier else None):
+            done.tally.join(judged.tally)
+            done.reported += _write(told, judged.receipts)
+            done.lines, done.heads, done.in_hand = last, journal.heads(), size
             _keep(place, done)
             progress(done.lines, done.tally)
     place.unlink(missing_ok=True)
@@ -86,22 +92,84 @@ def ingest(
     return Ingested(done.tally, resumed_at, round(seconds, 3), rate, str(report))
 
 
-def _batches(file: Path, *, after: int) -> Iterator[list[Numbered]]:
-    lines, batch = Lines(), list[Numbered]()
+@contextmanager
+def judges_for(installation: Installation, file: Path) -> Generator[Judges | None]:
+    """Processes to decide with, where the file is large and the database serves several at once."""
+    unpacked = file.stat().st_size * (PACKED if file.suffix == ".gz" else 1)
+    if not installation.settings.postgres or unpacked < LARGE:
+        yield None
+        return
+    with judges(installation.settings.journal_url) as deciding:
+        yield deciding
+
+
+def _judged(
+    installation: Installation,
+    batches: Iterator[list[Numbered]],
+    source: str,
+    deciding: Judges | None,
+    resumed: Mapping[int, int] | None,
+) -> Iterator[tuple[int, Judged]]:
+    """What became of each batch, with its last line. While one is decided elsewhere, the next is read.
+
+    `resumed`: the heads when an earlier run was stopped. What it had in hand is judged here, whoever did it then.
+    """
+    last, waiting = 0, Judged()
+    for batch in batches:
+        if deciding is None or resumed is not None:
+            receipts = judge(installation, batch, only=source, told=in_brief)
+            yield batch[-1][0], _summed(receipts if resumed is None else _not_counted(receipts, resumed))
+            resumed = None
+            continue
+        refused, commands = understood(installation, batch, only=source)
+        if last:
+            yield last, _in_order(waiting, deciding.take())
+            last = 0
+        waiting = _summed(list(refused.values()))
+        if parts := deciding.share(commands):
+            deciding.give(parts)
+            last = batch[-1][0]
+        else:
+            alone = _summed(list(decided(installation.journal, commands, told=in_brief).values()))
+            yield batch[-1][0], _in_order(waiting, alone)
+    if last and deciding:
+        yield last, _in_order(waiting, deciding.take())
+
+
+def _summed(receipts: Sequence[Receipt]) -> Judged:
+    judged = Judged()
+    judged.add(receipts)
+    return judged
+
+
+def _in_order(some: Judged, others: Judged) -> Judged:
+    some.join(others)
+    some.receipts.sort(key=lambda receipt: receipt.line)
+    return some
+
+
+def _batches(file: Path, rename: Mapping[str, str], *, after: int, first: int, size: int) -> Iterator[list[Numbered]]:
+    """The lines after one: `first` of them, then `size` at a time."""
+    lines, batch, most = Lines(), list[Numbered](), first
     broken: Exception | None = None
     try:
         for chunk in _chunks(file):
-            batch.extend(item for item in lines.feed(chunk) if item[0] > after)
-            while len(batch) >= BATCH:
-                yield batch[:BATCH]
-                del batch[:BATCH]
-        batch.extend(item for item in lines.end() if item[0] > after)
+            batch += _named(lines.feed(chunk), after, rename)
+            while len(batch) >= most:
+                yield batch[:most]
+                del batch[:most]
+                most = size
+        batch += _named(lines.end(), after, rename)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         broken = error
     if batch:
         yield batch
     if broken:
         raise FileBroken(f"{file} cannot be opened after line {lines.number}: {broken}")
+
+
+def _named(lines: Iterable[Numbered], after: int, rename: Mapping[str, str]) -> list[Numbered]:
+    return [(n, _renamed(line, rename) if rename else line) for n, line in lines if n > after]
 
 
 def _chunks(file: Path) -> Iterator[bytes]:
@@ -142,9 +210,8 @@ def _write(told: BinaryIO, receipts: Sequence[Receipt]) -> int:
     """Report what was not accepted, and say how many bytes that took."""
     written = 0
     for receipt in receipts:
-        if receipt.verdict != "accepted":
-            reason = receipt.detail or _REASONS.get(receipt.verdict, receipt.code)
-            written += told.write(msgspec.json.encode(msgspec.structs.replace(receipt, detail=reason)) + b"\n")
+        reason = receipt.detail or _REASONS.get(receipt.verdict, receipt.code)
+        written += told.write(msgspec.json.encode(msgspec.structs.replace(receipt, detail=reason)) + b"\n")
     told.flush()
     return written
 

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -13,16 +14,19 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, redirect_stderr, redirect_stdout
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import click
+import psutil
 import psycopg
 import pytest
 from click.testing import CliRunner, Result
 
 from carbon_points import ingest as of_ingest
 from carbon_points.__main__ import cli, main
+from carbon_points.judges import Judges
 from carbon_points.methodologies import shipped
 from tests.conftest import PROJECT
 from tests.given import table
@@ -508,6 +512,112 @@ class TestStoppedIngest:
         told = other.told("ingest", file, "--source", "szt")
         assert told["resumed_at"] == 0
         assert told["accepted"] == other.told("verify")["actions"] > 3_000
+
+
+class TestIngestBySeveralProcesses:
+    """A large file into PostgreSQL is decided by processes of their own: it ends as if one had done it."""
+
+    LINES = 30_000  # nearly four batches
+
+    @pytest.fixture
+    def there(self, tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> Installed:
+        monkeypatch.setattr(of_ingest, "LARGE", 0)
+        there = Installed(tmp_path / "there", CARBON_DATABASE_URL=postgres_url)
+        there.told("sources", "add", "szt", "--behaviours", "bus,metro_in,metro_out", "--opens-accounts")
+        return there
+
+    @pytest.fixture
+    def file(self, tmp_path: Path) -> Path:
+        """Rides in their order, taps that only pair in it, repeats, conflicts, refusals and mistakes."""
+        at = datetime(2025, 3, 1, tzinfo=UTC)
+        reports: list[Any] = []
+        for n in range(self.LINES):
+            said: dict[str, Any] = {"occurred_at": (at + timedelta(minutes=n)).isoformat()}
+            match n % 10:
+                case 3:
+                    reports.append(report(n, behaviour="metro_in", unit="tap", resident=f"c-{n // 10 % 700}", **said))
+                case 4:
+                    reports.append(report(n, behaviour="metro_out", unit="tap", resident=f"c-{n // 10 % 700}", **said))
+                case 5:
+                    reports.append(report(n, quantity="9"))
+                case 6:
+                    reports.append("nonsense")
+                case 7:
+                    reports.append(report(max(n - 9_000, 0) // 10 * 10))
+                case _:
+                    reports.append(report(n))
+        return written(tmp_path / "a.ndjson", *reports)
+
+    def alone(self, tmp_path: Path, file: Path) -> tuple[dict[str, Any], list[tuple[int, str, str]]]:
+        """What one process finds."""
+        one = Installed(tmp_path / "alone")
+        one.told("sources", "add", "szt", "--behaviours", "bus,metro_in,metro_out", "--opens-accounts")
+        told = one.told("ingest", file, "--source", "szt", "--report", tmp_path / "alone.report")
+        return counts(told), reported(told)
+
+    def test_verdicts_and_their_order_are_those_of_one(self, there: Installed, file: Path, tmp_path: Path) -> None:
+        told = there.told("ingest", file, "--source", "szt")
+        assert (counts(told), reported(told)) == self.alone(tmp_path, file)
+        assert counts(there.told("ingest", file, "--source", "szt"))["accepted"] == 0
+        assert there.told("verify")["ok"]
+
+    def test_one_record_that_is_told_of_two_residents_goes_to_the_first(self, there: Installed, tmp_path: Path) -> None:
+        lines = [report(n // 2, resident=f"card-{n}") for n in range(4_000)]
+        told = there.told("ingest", written(tmp_path / "a.ndjson", *lines), "--source", "szt")
+        assert (told["accepted"], told["conflict"]) == (2_000, 2_000)
+        assert [line for line, _, _ in reported(told)] == list(range(2, 4_001, 2))
+
+    @pytest.mark.parametrize("kept", [1, 3])
+    def test_broken_off_between_what_was_recorded_and_what_was_counted(
+        self, there: Installed, file: Path, tmp_path: Path, kept: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        keep, times = of_ingest._keep, iter(range(100))
+
+        def broken_off(*arguments: Any) -> None:
+            if next(times) == kept:
+                raise KeyboardInterrupt
+            keep(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(of_ingest, "_keep", broken_off)
+            assert there.run("ingest", file, "--source", "szt", "--json").exit_code != 0
+        told = there.told("ingest", file, "--source", "szt")
+        assert told["resumed_at"] == (kept - 1) * of_ingest.LARGE_BATCH
+        assert (counts(told), reported(told)) == self.alone(tmp_path, file)
+        assert there.told("verify")["ok"]
+
+    def test_a_killed_process_is_told_and_the_run_goes_on_when_said_again(
+        self, there: Installed, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        give, times = Judges.give, iter(range(100))
+
+        def killed(self: Judges, parts: Any) -> None:
+            give(self, parts)
+            if next(times) == 1:
+                multiprocessing.active_children()[0].kill()
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Judges, "give", killed)
+            code, output, errors = there.ended("ingest", file, "--source", "szt", "--json")
+        assert (code, json.loads(output.splitlines()[-1])["error"]) == (3, "unavailable")
+        assert "Traceback" not in errors
+        assert not multiprocessing.active_children()
+        told = there.told("ingest", file, "--source", "szt")
+        assert told["resumed_at"] == of_ingest.LARGE_BATCH
+        assert (counts(told), reported(told)) == self.alone(tmp_path, file)
+        assert there.told("verify")["ok"]
+
+    def test_who_is_killed_leaves_no_process_behind(self, there: Installed, file: Path) -> None:
+        with there.apart("ingest", file, "--source", "szt", start_new_session=True) as process:
+            deadline, theirs = time.monotonic() + 60, list[psutil.Process]()
+            while len(theirs) < 2 and time.monotonic() < deadline:
+                time.sleep(0.02)
+                theirs = psutil.Process(process.pid).children(recursive=True)
+            process.kill()
+            process.communicate()
+        _, alive = psutil.wait_procs(theirs, timeout=20)
+        assert len(theirs) >= 2
+        assert not alive
 
 
 # -- the log ---------------------------------------------------------------------------------------------------------

@@ -184,7 +184,7 @@ async def record(installation: Installation, caller: Caller, report: Report) -> 
     """Have a report decided. Raises what refuses it beforehand, Unavailable, or Overloaded."""
     _must_report(caller, report)
     rules = await installation.rules()
-    facts = facts_of(rules, report)
+    facts = facts_of(rules, report.source, report.behaviour)
     resident = await installation.resident(report.source, report.resident, create=facts.source.opens_accounts)
     if resident is None:
         raise account.AccountUnknown(source=report.source)
@@ -196,7 +196,7 @@ def record_at_once(installation: Installation, caller: Caller, report: Report) -
     _must_report(caller, report)
     if (rules := installation.journal.rules_at_hand()) is None:
         return None
-    facts = facts_of(rules, report)
+    facts = facts_of(rules, report.source, report.behaviour)
     if (resident := installation.directory.known(report.source, report.resident)) is None:
         return None
     return installation.ask(Write(command_of(report, resident), facts, account.balance))

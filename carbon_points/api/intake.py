@@ -4,7 +4,7 @@ A report names its resident by the source's own word for them (a subject); the d
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Annotated, Literal
@@ -26,10 +26,12 @@ from carbon_points.domain.event import County, Id, Word
 from carbon_points.domain.quantity import decimal, moment
 from carbon_points.domain.refusal import Conflict, Refusal
 from carbon_points.journal.entry import action_id
-from carbon_points.journal.journal import Rules
+from carbon_points.journal.journal import Journal, Rules
 from carbon_points.journal.partition import Outcome, Write
 
 LINE_MOST = 64 * 1024  # bytes of one line
+_ODD = bytes(range(32)) + b"\x7f\\"  # control characters, and what begins the writing of one
+_Short = Annotated[str, Meta(min_length=1, max_length=128)]
 Found = Literal["accepted", "duplicate", "conflict", "pending", "refused", "malformed"]
 
 
@@ -94,12 +96,12 @@ def command_of(report: Report, resident: str) -> RecordAction:
     )
 
 
-def facts_of(rules: Rules, report: Report) -> ActionFacts:
+def facts_of(rules: Rules, source: str, behaviour: str) -> ActionFacts:
     """What the decision needs. Refusals, in order: SourceUnknown, SourceSuspended, BehaviourNotAllowed."""
-    return ActionFacts(rules.methodologies, rules.sources.reporting(report.source, report.behaviour))
+    return ActionFacts(rules.methodologies, rules.sources.reporting(source, behaviour))
 
 
-def receipt_of(outcome: Outcome) -> Receipt:
+def receipt_of(outcome: Outcome, line: int = 0) -> Receipt:
     """The receipt of a command that was carried out, or was carried out before."""
     event = outcome.events[-1]
     place = f"{outcome.partition}:{outcome.position}"
@@ -115,6 +117,7 @@ def receipt_of(outcome: Outcome) -> Receipt:
             methodology=event.methodology,
             balance=known,
             code=event.refused or "",
+            line=line,
             position=place,
         )
     assert isinstance(event, ActionCredited)
@@ -133,86 +136,176 @@ def receipt_of(outcome: Outcome) -> Receipt:
         limits=event.limits,
         paired_with=event.paired_with or "",
         balance=known,
+        line=line,
         position=place,
+    )
+
+
+def in_brief(outcome: Outcome, line: int) -> Receipt:
+    """The same for who only counts what was accepted."""
+    event = outcome.events[-1]
+    if outcome.replayed or not isinstance(event, ActionCredited):
+        return receipt_of(outcome, line)
+    return Receipt(
+        "accepted",
+        version=event.version,
+        reduction_mg=event.reduction_mg,
+        points=event.points,
+        line=line,
+        position=f"{outcome.partition}:{outcome.position}",
     )
 
 
 # -- many at once ----------------------------------------------------------------------------------------------------
 
 
+class _Plain(Report, frozen=True, forbid_unknown_fields=True):
+    """A report of a line in which nothing can spell a control character: what patterns cost most of reading is left."""
+
+    source: str
+    record_id: _Short
+    resident: _Short
+    behaviour: _Short
+    unit: _Short
+
+
+_plain_decoder = msgspec.json.Decoder(_Plain)
+
+
 def judge(
-    installation: Installation, lines: Sequence[tuple[int, bytes]], *, only: str | None = None, view: View | None = None
+    installation: Installation,
+    lines: Sequence[tuple[int, bytes]],
+    *,
+    only: str | None = None,
+    view: View | None = None,
+    told: Callable[[Outcome, int], Receipt] = receipt_of,
 ) -> list[Receipt]:
     """A verdict for every line, in order; the good ones are durable when it returns.
 
     `only` is the one source that may be named, `view` what is told of the account after each. Raises Unavailable: then
     the same lines may be sent again.
     """
+    receipts, commands = understood(installation, lines, only=only)
+    receipts |= decided(installation.journal, commands, view=view, told=told)
+    return [receipts[number] for number, _ in lines]
+
+
+def understood(
+    installation: Installation, lines: Sequence[tuple[int, bytes]], *, only: str | None = None
+) -> tuple[dict[int, Receipt], dict[int, RecordAction]]:
+    """By line, the receipts of what is no report that may be made, and the commands of the others."""
+    rules = installation.journal.rules()
     receipts: dict[int, Receipt] = {}
     reports: dict[int, Report] = {}
     for number, line in lines:
         try:
-            if len(line) > LINE_MOST:
-                raise ApiError("line-too-long")
-            report = report_of(line)
-            if only is not None and report.source != only:
-                raise ApiError("not-yours", f"the key or call is for {only}")
-            reports[number] = report
+            reports[number] = _read(line, rules, only)
         except ApiError as error:
             receipts[number] = Receipt("malformed", code=error.code, detail=error.detail, line=number)
-    receipts |= _recorded(installation, reports, view)
-    return [receipts[number] for number, _ in lines]
-
-
-def _recorded(installation: Installation, reports: dict[int, Report], view: View | None) -> dict[int, Receipt]:
-    rules = installation.journal.rules()
-    receipts: dict[int, Receipt] = {}
-    ready: dict[int, ActionFacts] = {}
+    facts, residents = _Facts(rules), _residents(installation, rules, reports)
+    commands: dict[int, RecordAction] = {}
     for number, report in reports.items():
         try:
-            ready[number] = facts_of(rules, report)
-        except Refusal as refusal:
-            receipts[number] = _refused(number, report, refusal)
-    residents = _residents(installation, reports, ready)
-    writes: dict[int, Write] = {}
-    for number, facts in ready.items():
-        report = reports[number]
-        try:
-            if (resident := residents.get((report.source, report.resident))) is None:
+            facts.of(report.source, report.behaviour)
+            if (resident := residents[report.source].get(report.resident)) is None:
                 raise AccountUnknown(source=report.source)
-            writes[number] = Write(command_of(report, resident), facts, view)
+            commands[number] = command_of(report, resident)
         except Refusal as refusal:
             receipts[number] = _refused(number, report, refusal)
-    outcomes = installation.journal.commit(list(writes.values()))
-    for number, outcome in zip(writes, outcomes, strict=True):
-        receipts[number] = _judged(number, reports[number], outcome)
+    return receipts, commands
+
+
+def decided(
+    journal: Journal,
+    commands: Mapping[int, RecordAction],
+    *,
+    view: View | None = None,
+    told: Callable[[Outcome, int], Receipt] = receipt_of,
+) -> dict[int, Receipt]:
+    """By line, what became of commands; durable when it returns. Raises Unavailable."""
+    facts = _Facts(journal.rules())
+    receipts: dict[int, Receipt] = {}
+    writes: dict[int, Write] = {}
+    for number, command in commands.items():
+        try:
+            writes[number] = Write(command, facts.of(command.source, command.behaviour), view)
+        except Refusal as refusal:
+            receipts[number] = _refused(number, command, refusal)
+    for number, outcome in zip(writes, journal.commit(list(writes.values())), strict=True):
+        receipts[number] = _judged(number, commands[number], outcome, told)
     return receipts
 
 
-def _residents(
-    installation: Installation, reports: dict[int, Report], ready: dict[int, ActionFacts]
-) -> dict[tuple[str, str], str]:
-    """Whom the subjects mean. Only a source that opens accounts makes a new resident."""
-    by_source: dict[tuple[str, bool], set[str]] = {}
-    for number, facts in ready.items():
-        by_source.setdefault((facts.source.id, facts.source.opens_accounts), set()).add(reports[number].resident)
+class _Facts:
+    """What decides reports of a batch, looked up once for each source and behaviour."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._known: dict[tuple[str, str], ActionFacts | Refusal] = {}
+
+    def of(self, source: str, behaviour: str) -> ActionFacts:
+        """As `facts_of`."""
+        found = self._known.get((source, behaviour))
+        if found is None:
+            try:
+                found = facts_of(self._rules, source, behaviour)
+            except Refusal as refusal:
+                found = refusal
+            self._known[source, behaviour] = found
+        if isinstance(found, Refusal):
+            raise found
+        return found
+
+
+def _read(line: bytes, rules: Rules, only: str | None) -> Report:
+    """A report of the one source, or of any. Raises ApiError."""
+    if len(line) > LINE_MOST:
+        raise ApiError("line-too-long")
+    report = _plain(line)
+    if report is None or report.source not in rules.sources.by_id:
+        report = report_of(line)
+    if only is not None and report.source != only:
+        raise ApiError("not-yours", f"the key or call is for {only}")
+    return report
+
+
+def _plain(line: bytes) -> Report | None:
+    if len(line.translate(None, _ODD)) != len(line):
+        return None
+    try:
+        return _plain_decoder.decode(line)
+    except NOT_DECODED:
+        return None  # the other decoder says what is wrong
+
+
+def _residents(installation: Installation, rules: Rules, reports: dict[int, Report]) -> dict[str, dict[str, str]]:
+    """Whom the subjects of each source mean. Only of what a source may report, and only if it opens accounts, is a new
+    resident made."""
+    subjects: dict[str, set[str]] = {}
+    for report in reports.values():
+        source = rules.sources.by_id.get(report.source)
+        if source and not source.suspended and report.behaviour in source.behaviours:
+            subjects.setdefault(report.source, set()).add(report.resident)
     return {
-        (source, subject): resident
-        for (source, opens), subjects in by_source.items()
-        for subject, resident in installation.directory.residents(source, sorted(subjects), create=opens).items()
+        source: installation.directory.residents(
+            source, sorted(theirs), create=rules.sources.by_id[source].opens_accounts
+        )
+        for source, theirs in subjects.items()
     }
 
 
-def _judged(number: int, report: Report, outcome: Outcome) -> Receipt:
+def _judged(
+    number: int, report: Report | RecordAction, outcome: Outcome, told: Callable[[Outcome, int], Receipt]
+) -> Receipt:
     if outcome.failure:
         problem = of_exception(outcome.failure)
         return Receipt("refused", code=problem.code, record_id=report.record_id, detail=problem.title, line=number)
     if outcome.refusal:
         return _refused(number, report, outcome.refusal)
-    return msgspec.structs.replace(receipt_of(outcome), line=number)
+    return told(outcome, number)
 
 
-def _refused(number: int, report: Report, refusal: Refusal) -> Receipt:
+def _refused(number: int, report: Report | RecordAction, refusal: Refusal) -> Receipt:
     verdict: Found = "conflict" if isinstance(refusal, Conflict) else "refused"
     return Receipt(
         verdict,
@@ -238,6 +331,13 @@ class Tally(Struct):
     refused_by_code: dict[str, int] = {}
     reduction_mg: int = 0
     points: int = 0
+
+    def join(self, other: "Tally") -> None:
+        for name in self.__struct_fields__:
+            if name != "refused_by_code":
+                setattr(self, name, getattr(self, name) + getattr(other, name))
+        for code, count in other.refused_by_code.items():
+            self.refused_by_code[code] = self.refused_by_code.get(code, 0) + count
 
     def add(self, receipts: Sequence[Receipt]) -> None:
         for verdict, count in Counter(r.verdict for r in receipts).items():

@@ -17,7 +17,7 @@ from msgspec import Struct
 from carbon_points.domain import methodology as tables
 from carbon_points.domain.consent import Consent, covering
 from carbon_points.domain.event import Command, County, Event, Id, Text
-from carbon_points.domain.methodology import Published, Used
+from carbon_points.domain.methodology import Published, Table, Used
 from carbon_points.domain.quantity import CHINA, EXACT, civil_day, month_after, month_of
 from carbon_points.domain.refusal import Refusal
 from carbon_points.domain.source import Source
@@ -591,9 +591,9 @@ def _months_read(command: RecordAction, known: tables.Methodologies) -> list[str
     methodology = known.counted_by.get(command.behaviour)
     if methodology not in (None, command.behaviour):
         days.append(days[0] + timedelta(days=1))
-    versions = known.tables.get(methodology or "", ())
-    if any(p.table.caps.year != tables.Cap() for p in versions):
-        return sorted({f"{day.year:04d}-{month:02d}" for day in days for month in range(1, 13)})
+    for published in known.tables.get(methodology or "", ()):
+        if published.table.caps.year != tables.UNCAPPED:
+            return sorted({f"{day.year:04d}-{month:02d}" for day in days for month in range(1, 13)})
     return sorted({month_of(day) for day in days})
 
 
@@ -756,7 +756,7 @@ def _credit(
     table = published.table
     day = civil_day(max(command.occurred_at, paired.occurred_at) if paired else command.occurred_at)
     quantity = Decimal(1) if paired else command.quantity
-    found = tables.calculate(table, quantity, _used(account, table.id, day))
+    found = tables.calculate(table, quantity, _used(account, table, day))
     return ActionCredited(
         recorded_at=now,
         resident=account.id,
@@ -1093,11 +1093,12 @@ def evolve(account: Account, event: Event) -> None:
 
 
 def _credited(account: Account, event: ActionCredited) -> None:
-    _count(account, event, 1)
+    day = event.day
+    _count(account, event, day, 1)
     if points := event.points - event.debt_points:
         _add(account.grants, [(event.expires_on, points)])
     if mg := event.reduction_mg - event.debt_mg:
-        bucket = _bucket(event.methodology, event.version, event.day)
+        bucket = _bucket(event.methodology, event.version, day)
         account.unpooled[bucket] = account.unpooled.get(bucket, 0) + mg
     account.total_mg += event.reduction_mg
     account.debt_points -= event.debt_points
@@ -1111,7 +1112,7 @@ def _credited(account: Account, event: ActionCredited) -> None:
 
 
 def _reversed(account: Account, event: ActionReversed) -> None:
-    _count(account, event, -1)
+    _count(account, event, event.day, -1)
     _subtract(account.lapsed, event.lapsed)
     _subtract(account.grants, event.taken)
     _less(account.unpooled, _bucket(event.methodology, event.version, event.day), event.reduction_mg - event.debt_mg)
@@ -1129,29 +1130,32 @@ def _released(account: Account, redemption_id: str, released: Iterable[Allocatio
 # -- the arithmetic of grants ----------------------------------------------------------------------------------------
 
 
-def _used(account: Account, methodology: str, day: date) -> dict[str, Used]:
-    """What the resident used of a methodology in that day, month and year (of the months that are loaded)."""
+def _used(account: Account, table: Table, day: date) -> dict[str, Used]:
+    """What the resident used by a table in that day, month and, where it is capped, year (of the months loaded)."""
     month = account.usage.get(month_of(day), {})
-    year = Used()
-    for key, counters in account.usage.items():
-        if key[:4] == str(day.year) and (one := counters.get(methodology)):
-            year = Used(year.count + one.count, EXACT.add(year.quantity, one.quantity), year.points + one.points)
-    return {
-        "day": month.get(_day_key(methodology, day), Used()),
-        "month": month.get(methodology, Used()),
-        "year": year,
-    }
+    used = {"day": month.get(_day_key(table.id, day)) or Used(), "month": month.get(table.id) or Used()}
+    if table.caps.year != tables.UNCAPPED:
+        used["year"] = year = Used()
+        for key, counters in account.usage.items():
+            if key[:4] == str(day.year) and (one := counters.get(table.id)):
+                year.count += one.count
+                year.quantity = EXACT.add(year.quantity, one.quantity)
+                year.points += one.points
+    return used
 
 
-def _count(account: Account, event: ActionCredited | ActionReversed, sign: Literal[1, -1]) -> None:
+def _count(account: Account, event: ActionCredited | ActionReversed, day: date, sign: Literal[1, -1]) -> None:
     """Add an action to what is used of its day and month, or take it away. One that counted nothing uses nothing."""
     if not event.counted:
         return
-    month = account.usage.setdefault(month_of(event.day), {})
-    for key in (_day_key(event.methodology, event.day), event.methodology):
-        used = month.setdefault(key, Used())
+    month = account.usage.setdefault(month_of(day), {})
+    counted = event.counted if sign > 0 else EXACT.minus(event.counted)
+    for key in (_day_key(event.methodology, day), event.methodology):
+        used = month.get(key)
+        if used is None:
+            used = month[key] = Used()
         used.count += sign
-        used.quantity = EXACT.add(used.quantity, event.counted if sign > 0 else EXACT.minus(event.counted))
+        used.quantity = EXACT.add(used.quantity, counted)
         used.points += sign * event.points
 
 

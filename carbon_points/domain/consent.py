@@ -44,7 +44,7 @@ def covering(
     consents: Iterable[Consent], purpose: Purpose, behaviour: str, *, source: str | None, start: datetime, end: datetime
 ) -> Consent | None:
     """The first consent that allows it."""
-    return next(
-        (c for c in consents if c.purpose == purpose and c.covers(behaviour, source=source, start=start, end=end)),
-        None,
-    )
+    for consent in consents:
+        if consent.purpose == purpose and consent.covers(behaviour, source=source, start=start, end=end):
+            return consent
+    return None

@@ -92,6 +92,9 @@ class Cap(Struct, frozen=True, forbid_unknown_fields=True):
     points: Count | None = None
 
 
+UNCAPPED = Cap()
+
+
 class Caps(Struct, frozen=True, forbid_unknown_fields=True):
     day: Cap = Cap()
     month: Cap = Cap()
@@ -123,7 +126,7 @@ class Table(Struct, frozen=True, forbid_unknown_fields=True):
     def counts(self, behaviour: str, day: date) -> bool:
         """Whether it is in force on that day, and this behaviour is its own or one of its taps."""
         in_force = self.adopted.from_ <= day and (self.adopted.until is None or day < self.adopted.until)
-        return in_force and behaviour in _reported(self)
+        return in_force and (behaviour == self.id or behaviour in _reported(self))
 
 
 # -- commands, events, state -----------------------------------------------------------------------------------------
@@ -162,10 +165,10 @@ class Methodologies(Struct):
         versions = self.tables.get(self.counted_by.get(behaviour, ""))
         if not versions:
             raise BehaviourUnknown(behaviour=behaviour)
-        begun = [p for p in versions if p.table.adopted.from_ <= day]
-        if not begun or not begun[-1].table.counts(behaviour, day):
+        newest = next((p for p in reversed(versions) if p.table.adopted.from_ <= day), None)
+        if newest is None or not newest.table.counts(behaviour, day):
             raise NoMethodologyInForce(behaviour=behaviour, day=day)
-        return begun[-1]
+        return newest
 
     def exact(self, methodology: str, version: str) -> Published | None:
         return next((p for p in self.tables.get(methodology, ()) if p.table.version == version), None)
@@ -338,13 +341,14 @@ def check_quantity(table: Table, quantity: Decimal, unit: str) -> None:
 
 
 def calculate(table: Table, quantity: Decimal, used: Mapping[str, Used]) -> Calculation:
-    """What a quantity counts, given what the resident already used by period ("day", "month", "year").
+    """What a quantity counts, given what the resident already used by period ("day", "month", "year") that is capped.
 
     A used-up count leaves nothing; a quantity cap cuts the quantity; a points cap cuts the points.
     """
-    caps = [(period, getattr(table.caps, period), used[period]) for period in PERIODS]
-    if full := tuple(f"{p}.count" for p, cap, had in caps if cap.count is not None and had.count >= cap.count):
-        return Calculation(Decimal(0), 0, 0, full)
+    caps = [(period, cap, used[period]) for period in PERIODS if (cap := getattr(table.caps, period)) != UNCAPPED]
+    full = [f"{p}.count" for p, cap, had in caps if cap.count is not None and had.count >= cap.count]
+    if full:
+        return Calculation(Decimal(0), 0, 0, tuple(full))
     counted, limits = quantity, set[str]()
     for period, cap, had in caps:
         if (
@@ -359,7 +363,7 @@ def calculate(table: Table, quantity: Decimal, used: Mapping[str, Used]) -> Calc
         if cap.points is not None and (left_points := max(cap.points - had.points, 0)) < points:
             points = left_points
             limits.add(f"{period}.points")
-    return Calculation(counted, reduction_mg, points, tuple(name for name in _LIMITS if name in limits))
+    return Calculation(counted, reduction_mg, points, tuple([name for name in _LIMITS if name in limits]))
 
 
 def expires_on(table: Table, credited: date) -> date:

@@ -19,7 +19,8 @@ from carbon_points.domain.refusal import (
 
 # Asia/Shanghai has had one offset since 1991, and no rule here reaches further back than 2000:
 # a fixed offset is exact, and needs no time zone file.
-CHINA = timezone(timedelta(hours=8), "Asia/Shanghai")
+_CHINA_AHEAD = timedelta(hours=8)
+CHINA = timezone(_CHINA_AHEAD, "Asia/Shanghai")
 
 EXACT = Context(prec=60)  # 9+6 digits times a factor of at most 12: products never round
 ROUNDINGS: Mapping[str, str] = {"half-even": ROUND_HALF_EVEN, "half-up": ROUND_HALF_UP, "down": ROUND_DOWN}
@@ -59,16 +60,16 @@ def moment(value: datetime) -> datetime:
         raise TimeWithoutOffset(time=value.isoformat())
     if value.year not in _YEARS:
         raise TimeInvalid(time=value.isoformat())
-    return value.astimezone(UTC)
+    return value if value.tzinfo is UTC else value.astimezone(UTC)
 
 
 def civil_day(at: datetime) -> date:
     """The day on which an instant falls in China."""
-    return at.astimezone(CHINA).date()
+    return (at + _CHINA_AHEAD if at.tzinfo is UTC else at.astimezone(CHINA)).date()
 
 
 def month_of(day: date) -> str:
-    return f"{day.year:04d}-{day.month:02d}"
+    return day.isoformat()[:7]
 
 
 def month_after(day: date, months: int, *, at_end: bool) -> date:

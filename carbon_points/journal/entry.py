@@ -38,12 +38,16 @@ class Claim(Struct, frozen=True):
 
 
 class StateRow(Struct, frozen=True):
-    """A part of a stream's state ("" is the main one) as of a version: a cache that replay can rebuild."""
+    """A part of a stream's state ("" is the main one) as of a version: a cache that replay can rebuild.
+
+    `kept`: it was read before, so that a row is there to be written over.
+    """
 
     stream: str
     part: str
     version: int
     state: bytes
+    kept: bool = False
 
 
 def leaf_bytes(partition: int, stream: str, version: int, type_name: str, state: bytes) -> bytes:
@@ -60,7 +64,7 @@ def leaf_hash(partition: int, stream: str, version: int, type_name: str, state: 
 
 def claim_key(words: tuple[str, ...]) -> bytes:
     """16 bytes of SHA-256 over the length-prefixed words of an identity."""
-    told = b"".join(_LENGTH.pack(len(word)) + word for word in (w.encode() for w in words))
+    told = b"".join([_LENGTH.pack(len(word)) + word for word in map(str.encode, words)])
     return hashlib.sha256(told).digest()[:_KEY_BYTES]
 
 

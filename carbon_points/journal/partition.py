@@ -11,6 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 
 from eventsourcing.persistence import InterfaceError, InternalError, StoredEvent
 from msgspec import Struct, structs
@@ -72,19 +73,23 @@ class Unavailable(Exception):
     """The journal cannot be written now. The same command may be sent again."""
 
 
+Part = tuple[str, str]  # a field of the state, and its key
+MAIN: Part = ("", "")
+
+
 class _Loaded:
-    """A state in memory: its version, which of its parts are here, and which are to be written."""
+    """A state in memory: its version, which of its parts are here, which have a row, and which are to be written."""
 
     __slots__ = ("dirty", "kind", "parts", "read_by", "state", "stream", "version")
 
-    def __init__(self, stream: str) -> None:
+    def __init__(self, stream: str, kind: Kind) -> None:
         self.stream = stream
-        self.kind: Kind = kind_of(stream)
-        self.state: State = new_state(stream)
+        self.kind = kind
+        self.state: State = None  # until it is filled in, or made new
         self.version = 0
         self.read_by: Batch | None = None  # None: kept from earlier ones
-        self.parts: set[tuple[str, str]] = set()
-        self.dirty: set[tuple[str, str]] = set()
+        self.parts: dict[Part, bool] = {MAIN: False}  # those that are here, and whether they have a row
+        self.dirty: list[Part] = []
 
 
 class _Stale(Exception):
@@ -98,16 +103,17 @@ class Batch:
         self.writes = writes
         self.used: set[str] = set()  # streams
         self.outcomes: list[Outcome] = []
-        self.kept: dict[
-            str, int
-        ] = {}  # streams that it only looked at in memory, and the version it took for the newest
+        self.kept: dict[str, int] = {}  # streams that it only looked at, in memory, and the version it found
         self.refused: list[bytes] = []  # identities of commands that were refused
         self.rows: list[StateRow] = []
         self.events: list[StoredEvent] = []
         self.claims: dict[bytes, Claim] = {}
-        self.made: dict[tuple[str, int], tuple[Event, int]] = {}  # by place: the event and its number in the batch
+        self.made: dict[bytes, tuple[Event, int]] = {}  # by claim: the event and its number in the batch
         self.now: datetime | None = None  # one moment for all of it; looked up by the first decision
         self.touched: dict[str, _Loaded] = {}
+
+
+_part = attrgetter("part")
 
 
 class _Turn:
@@ -215,7 +221,13 @@ class Partition:
         keys = [claim_key(words) if (words := w.command.claim()) else None for w in writes]
         if before and not before.claims.keys().isdisjoint(key for key in keys if key):
             raise _Stale  # what it says of them is not known before it is appended
-        wanted = self._missing([(stream_of(w.command), self._parts(w)) for w in writes], batch)
+        streams = [stream_of(w.command) for w in writes]
+        kinds = [kind_of(stream) for stream in streams]
+        needed = [
+            (stream, kind, kind.parts(w.command, w.facts))
+            for w, stream, kind in zip(writes, streams, kinds, strict=True)
+        ]
+        wanted = self._missing(needed, batch)
         claims, rows = self.recorder.look(list({key for key in keys if key}), wanted)
         self._fill(self._loaded, rows)
         known = {claim.key: claim for claim in claims}
@@ -227,7 +239,8 @@ class Partition:
                 known |= elsewhere
                 earlier |= other.read_at([(claim.stream, claim.version) for claim in elsewhere.values()])
         batch.outcomes = [
-            self._decide(write, key, known, earlier, batch) for write, key in zip(writes, keys, strict=True)
+            self._decide(write, stream, key, known, earlier, batch)
+            for write, stream, key in zip(writes, streams, keys, strict=True)
         ]
         for outcome, key in zip(batch.outcomes, keys, strict=True):
             if not outcome.refusal and not outcome.replayed:
@@ -256,15 +269,15 @@ class Partition:
     def _decide(
         self,
         write: Write,
+        stream: str,
         key: bytes | None,
         known: dict[bytes, Claim],
         earlier: dict[tuple[str, int], Entry],
         batch: Batch,
     ) -> Outcome:
         if key and (claim := batch.claims.get(key) or known.get(key)):
-            return self._replay(write, claim, earlier, batch)
-        stream = stream_of(write.command)
-        loaded, now = self._loaded[stream], self._moment(batch)
+            return self._replay(write, stream, claim, earlier, batch)
+        loaded, now = self._at_hand(stream), self._moment(batch)
         for event in loaded.kind.due(loaded.state, now):
             self._take(loaded, event, batch)
         try:
@@ -275,6 +288,7 @@ class Partition:
             self._take(loaded, event, batch)
         if key and events:
             batch.claims[key] = Claim(key, stream, loaded.version)
+            batch.made[key] = (events[-1], len(batch.events))
         view = write.view(loaded.state, now) if write.view else None
         return Outcome(
             stream,
@@ -286,19 +300,19 @@ class Partition:
             view=view,
         )
 
-    def _replay(self, write: Write, claim: Claim, earlier: dict[tuple[str, int], Entry], batch: Batch) -> Outcome:
+    def _replay(
+        self, write: Write, stream: str, claim: Claim, earlier: dict[tuple[str, int], Entry], batch: Batch
+    ) -> Outcome:
         """The earlier answer again, or a refusal that names what differs."""
-        place = (claim.stream, claim.version)
-        made, partition = batch.made.get(place), self.number
+        made, partition = batch.made.get(claim.key), self.number
         if made:
             event, position = made
         else:
-            entry = earlier[place]
+            entry = earlier[claim.stream, claim.version]
             event, position, partition = codec.decode(entry.type, entry.state), -entry.position, entry.partition
         refusal = None
         if fields := write.command.differs(event):
             refusal = Conflict(fields=sorted(fields))
-        stream = stream_of(write.command)
         told = write.view is not None and refusal is None
         return Outcome(
             stream,
@@ -308,30 +322,34 @@ class Partition:
             partition=partition,
             position=position,
             version=claim.version,
-            view=write.view(self._loaded[stream].state, self._moment(batch)) if told and write.view else None,
+            view=write.view(self._at_hand(stream).state, self._moment(batch)) if told and write.view else None,
         )
 
     def _take(self, loaded: _Loaded, event: Event, batch: Batch) -> None:
         """Put an event into the state and the batch."""
-        parts = loaded.kind.parts(event)
-        if not loaded.parts.issuperset(parts):
-            self._fill(self._loaded, self.recorder.states(self._missing([(loaded.stream, parts)], batch)))
+        for part in loaded.kind.parts(event):
+            if part not in loaded.parts:
+                missing = self._missing([(loaded.stream, loaded.kind, [part])], batch)
+                self._fill(self._loaded, self.recorder.states(missing))
+            if part not in loaded.dirty:
+                loaded.dirty.append(part)
         loaded.kind.evolve(loaded.state, event)
         loaded.version += 1
-        loaded.dirty.update(parts)
         type_name, state = codec.encode(event)
         batch.events.append(StoredEvent(loaded.stream, loaded.version, type_name, state))
-        batch.made[(loaded.stream, loaded.version)] = (event, len(batch.events))
         batch.touched[loaded.stream] = loaded
 
     def _encode(self, batch: Batch) -> None:
         """The states as the batch leaves them."""
         rows = batch.rows
         for stream, loaded in batch.touched.items():
-            rows.append(StateRow(stream, "", loaded.version, encode_main(loaded.kind, loaded.state)))
-            for field, key in sorted(loaded.dirty):
-                if (part := encode_part(loaded.state, field, key)) is not None:
-                    rows.append(StateRow(stream, f"{field}/{key}", loaded.version, part))
+            version, kept = loaded.version, loaded.parts
+            rows.append(StateRow(stream, "", version, encode_main(loaded.kind, loaded.state), kept[MAIN]))
+            kept[MAIN] = True
+            for part in loaded.dirty:
+                if (state := encode_part(loaded.state, *part)) is not None:
+                    rows.append(StateRow(stream, "/".join(part), version, state, kept[part]))
+                    kept[part] = True
             loaded.dirty.clear()
 
     def forget(self, batch: Batch, following: Batch | None = None) -> None:
@@ -349,46 +367,52 @@ class Partition:
 
     # -- states ------------------------------------------------------------------------------------------------------
 
-    def _parts(self, write: Write) -> list[tuple[str, str]]:
-        return kind_of(stream_of(write.command)).parts(write.command, write.facts)
-
-    def _missing(self, wanted: Sequence[tuple[str, Sequence[tuple[str, str]]]], batch: Batch) -> list[tuple[str, str]]:
+    def _missing(self, wanted: Sequence[tuple[str, Kind, Sequence[Part]]], batch: Batch) -> list[tuple[str, str]]:
         """The rows of states and their parts that are not in memory, where they get their place."""
         rows: list[tuple[str, str]] = []
-        for stream, parts in wanted:
+        for stream, kind, parts in wanted:
             loaded = self._loaded.get(stream)
             if loaded is None:
-                loaded = self._loaded[stream] = _Loaded(stream)
+                loaded = self._loaded[stream] = _Loaded(stream, kind)
                 loaded.read_by = batch
                 rows.append((stream, ""))
-            else:
+            elif stream not in batch.used:
                 self._loaded.move_to_end(stream)
             batch.used.add(stream)
             for part in parts:
                 if part not in loaded.parts:
-                    loaded.parts.add(part)
+                    loaded.parts[part] = False
                     rows.append((stream, "/".join(part)))
         return rows
 
     @staticmethod
     def _fill(into: "dict[str, _Loaded] | OrderedDict[str, _Loaded]", rows: Sequence[StateRow]) -> None:
-        for row in sorted(rows, key=lambda r: r.part):  # the main part comes first: ""
+        for row in sorted(rows, key=_part):  # the main part comes first: ""
             loaded = into[row.stream]
             if not row.part:
                 # Parts that are here already stay: only a state that is new in memory reads its main part.
                 loaded.state, loaded.version = decode_state(loaded.kind.state_type, row.state), row.version
+                loaded.parts[MAIN] = True
             elif row.version > loaded.version:
                 raise _Stale  # the main part was kept from before another process wrote both
             else:
                 field, _, key = row.part.partition("/")
                 getattr(loaded.state, field)[key] = decode_state(loaded.kind.parted[field], row.state)
+                loaded.parts[field, key] = True
+
+    def _at_hand(self, stream: str) -> _Loaded:
+        """A stream's state, a new one where nothing is stored."""
+        loaded = self._loaded[stream]
+        if loaded.state is None:
+            loaded.state = new_state(stream)
+        return loaded
 
     def state(self, stream: str, parts: Sequence[tuple[str, str]] = ()) -> tuple[State, int]:
         """A stream's state as it is committed, and its version. Only the named parts are filled in."""
-        loaded = _Loaded(stream)
+        loaded = _Loaded(stream, kind_of(stream))
         wanted = [(stream, ""), *((stream, "/".join(part)) for part in parts)]
         self._fill({stream: loaded}, self.recorder.states(wanted))
-        return loaded.state, loaded.version
+        return new_state(stream) if loaded.state is None else loaded.state, loaded.version
 
     def _last_recorded(self) -> datetime:
         """When the newest entry was recorded: a clock that went back since must not show."""

@@ -236,7 +236,10 @@ class PostgresRecorder(PostgresApplicationRecorder):
         One statement is one transaction and one round trip. All of it reads the counter's new value, so the counter's
         lock comes before any other.
         """
+        kept = [s for s in states if s.kept]
+        new = [s for s in states if not s.kept] if len(kept) < len(states) else []
         params = (
+            len(events),
             len(events),
             [str(e.originator_id) for e in events],
             [e.originator_version for e in events],
@@ -246,10 +249,8 @@ class PostgresRecorder(PostgresApplicationRecorder):
             [c.key for c in claims],
             [c.stream for c in claims],
             [c.version for c in claims],
-            [s.stream for s in states],
-            [s.part for s in states],
-            [s.version for s in states],
-            [s.state for s in states],
+            *_columns(new),
+            *_columns(kept),
         )
         if self._held is not None:
             return self._last(self._held, params)
@@ -397,13 +398,17 @@ _APPEND: LiteralString = (
     "WITH c AS (UPDATE {schema}.counter SET n = n + %b::bigint RETURNING n), "
     "e AS (INSERT INTO {schema}.{entries} "
     "(notification_id, originator_id, originator_version, topic, state, leaf) "
-    "SELECT c.n - u.all_of_them + u.i, u.stream, u.version, u.topic, u.state, u.leaf FROM c, ("
-    "SELECT *, count(*) OVER () AS all_of_them FROM unnest(%b::text[], %b::bigint[], %b::text[], %b::bytea[], "
-    "%b::bytea[]) WITH ORDINALITY AS t (stream, version, topic, state, leaf, i)) AS u), "
+    "SELECT c.n - %b::bigint + u.i, u.stream, u.version, u.topic, u.state, u.leaf FROM c, "
+    "unnest(%b::text[], %b::bigint[], %b::text[], %b::bytea[], %b::bytea[]) WITH ORDINALITY "
+    "AS u (stream, version, topic, state, leaf, i)), "
     "k AS (INSERT INTO {schema}.claims SELECT u.* FROM c, unnest(%b::bytea[], %b::text[], %b::bigint[]) AS u), "
     "s AS (INSERT INTO {schema}.states "
     "SELECT u.* FROM c, unnest(%b::text[], %b::text[], %b::bigint[], %b::bytea[]) AS u "
-    "ON CONFLICT (stream, part) DO UPDATE SET version = excluded.version, state = excluded.state) "
+    "ON CONFLICT (stream, part) DO UPDATE SET version = excluded.version, state = excluded.state), "
+    # A row that is there: half of what it takes to try an insert first.
+    "o AS (UPDATE {schema}.states AS s SET version = u.version, state = u.state "
+    "FROM c, unnest(%b::text[], %b::text[], %b::bigint[], %b::bytea[]) AS u (stream, part, version, state) "
+    "WHERE s.stream = u.stream AND s.part = u.part) "
     "SELECT n AS last FROM c"
 )
 _LOOK: LiteralString = (
@@ -412,6 +417,10 @@ _LOOK: LiteralString = (
     "WHERE (stream, part) IN (SELECT * FROM unnest(%b::text[], %b::text[]))"
 )
 _CHUNK = 400
+
+
+def _columns(rows: Sequence[StateRow]) -> tuple[list[str], list[str], list[int], list[bytes]]:
+    return [r.stream for r in rows], [r.part for r in rows], [r.version for r in rows], [r.state for r in rows]
 
 
 def _chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:

@@ -213,6 +213,14 @@ def test_a_state_is_replaced_by_its_next_version(recorder: Recorder) -> None:
     assert recorder.states([("a", "")]) == [StateRow("a", "", 3, b"3")]
 
 
+def test_a_state_that_was_read_before_is_written_over_with_its_parts_and_new_ones_beside_it(recorder: Recorder) -> None:
+    recorder.append([event("a", 1)], [], [StateRow("a", "", 1, b"1"), StateRow("a", "p/1", 1, b"1")])
+    kept = [StateRow("a", "", 2, b"2", kept=True), StateRow("a", "p/1", 2, b"2", kept=True)]
+    recorder.append([event("a", 2)], [], [*kept, StateRow("a", "p/2", 2, b"2")])
+    rows = {(r.part, r.version, r.state) for r in recorder.states([("a", ""), ("a", "p/1"), ("a", "p/2")])}
+    assert rows == {("", 2, b"2"), ("p/1", 2, b"2"), ("p/2", 2, b"2")}
+
+
 def test_entries_are_found_by_stream_and_version(recorder: Recorder) -> None:
     recorder.append([event(name, version) for name in "ab" for version in range(1, 4)], [], [])
     found = recorder.read_at([("a", 2), ("b", 3), ("b", 9), ("c", 1)])
