@@ -191,6 +191,18 @@ class Rows:
         told, nothing, sums = self._told, self._nothing_told, self._sums
         return [own + told.get(own, nothing) + sums[own] for own in (sorted(sums) if ordered else sums)]
 
+    def records(self) -> list[dict[str, Any]]:
+        """The same by name. What is null may be left out, and is where all that is latest would be."""
+        if self.once:
+            names = list(self._empty)
+            return [dict(zip(names, row, strict=True)) for row in self.written]
+        names, told = [*self._key, *self._added], self._told
+        return [
+            dict(zip(names, own + self._sums[own], strict=True))
+            | (dict(zip(self._latest, told[own], strict=True)) if own in told else {})
+            for own in sorted(self._sums)
+        ]
+
 
 class Made(dict[Table, Rows]):
     """What some batches make of all tables, until it is written; and what of it waits for a look at earlier rows."""
@@ -218,9 +230,8 @@ def write(connection: Connection, rows: Rows) -> None:
         statement, processors = _insert_tuples(rows.table, connection.dialect)
         connection.exec_driver_sql(statement, _processed(rows.tuples(), processors))
     elif not (rows.once and copy(connection, rows)):
-        names = [c.name for c in rows.table.c]
-        records = [dict(zip(names, row, strict=True)) for row in rows.tuples()]
-        connection.execute(_insert_records(rows.table), {"rows": msgspec.json.encode(records).decode()})
+        told = msgspec.json.encode(rows.records()).decode()
+        connection.execute(_insert_records(rows.table), {"rows": told})
 
 
 def copy(connection: Connection, rows: Rows) -> bool:
