@@ -4,6 +4,7 @@
 # pyright: reportUnknownMemberType=false
 
 import gc
+import os
 import signal
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -36,6 +37,7 @@ from carbon_points.projections import residents, trial_balance
 from carbon_points.projections.loop import Follower
 from carbon_points.projections.rows import Snapshot
 
+NICE = 5  # of the process that follows
 SWITCH_SECONDS = 0.001  # how long a thread may keep another from the interpreter; five times that is Python's own
 console = Console(stderr=True)
 as_json = click.option("--json", "plain", is_flag=True, help="One JSON object on the last line.")
@@ -150,6 +152,7 @@ def serve(host: str | None, port: int | None, plain: bool) -> None:
     import uvicorn
 
     from carbon_points.api.app import create_app
+    from carbon_points.api.server import configured
 
     known = settings.load()
     installation = open_installation(known)
@@ -159,18 +162,8 @@ def serve(host: str | None, port: int | None, plain: bool) -> None:
         installation = msgspec.structs.replace(installation, follower=follower)
     calm_collector()
     sys.setswitchinterval(SWITCH_SECONDS)
-    config = uvicorn.Config(
-        create_app(installation),
-        host=host or known.host,
-        port=known.port if port is None else port,
-        log_level=known.log,
-        loop="uvloop",
-        http="httptools",
-        access_log=False,
-        timeout_graceful_shutdown=30,
-        server_header=False,
-        proxy_headers=False,  # nobody's address decides anything here
-    )
+    app = create_app(installation)
+    config = configured(app, host=host or known.host, port=known.port if port is None else port, log=known.log)
     bound = config.bind_socket()
     name, number = bound.getsockname()[:2]
     url = f"http://[{name}]:{number}" if ":" in name else f"http://{name}:{number}"
@@ -187,6 +180,7 @@ def follow(plain: bool) -> None:
     """Follow the log, as `serve` on PostgreSQL has it done, until standard input ends."""
     with opened() as installation:
         calm_collector()
+        os.nice(NICE)  # who writes has the processor first
         for number in (signal.SIGINT, signal.SIGTERM):  # whoever started us says when to stop, by the end of our input
             signal.signal(number, signal.SIG_IGN)
         installation.follower.heed(sys.stdin.buffer)

@@ -172,6 +172,17 @@ class Directory:
             self._residents.clear()
         return gone
 
+    def known_still(self, residents: Sequence[str]) -> set[str]:
+        """Those of them whom a name or a call still leads to: not who was erased."""
+        theirs = _bindings.c.resident.in_(residents) & (_bindings.c.source != REDEMPTIONS)
+        with self._engine.connect() as connection:
+            return set(connection.scalars(select(_bindings.c.resident).where(theirs).distinct()))
+
+    def alias(self, resident: str, within: str) -> str:
+        """What to call a resident before others: it tells nothing, and is another one within something else."""
+        told = hmac.digest(self._subject_key, f"alias\0{within}\0{resident}".encode(), hashlib.sha256)
+        return base64.b32encode(told).decode().lower()[:10]
+
     def _hash(self, source: str, subject: str) -> bytes:
         told = f"{len(source)}:{source}{subject}".encode()
         return hmac.digest(self._subject_key, told, hashlib.sha256)[:16]

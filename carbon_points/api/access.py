@@ -16,7 +16,7 @@ from litestar.openapi.spec import OpenAPI, Parameter
 from carbon_points.api.problems import ApiError, Detail
 from carbon_points.directory import Caller, Directory, Role
 
-_FROM_HERE = (b"content-security-policy", b"default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'")
+FROM_HERE = (b"content-security-policy", b"default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'")
 
 
 class Guard:
@@ -88,6 +88,12 @@ def _parameters(description: OpenAPI) -> dict[str, set[str]]:
     return known
 
 
+def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The caller's own, where it is fit to be told again; or a new one."""
+    told = next((value.decode("latin-1") for name, value in headers if name == b"x-request-id"), "")
+    return told if told.isascii() and told.isprintable() and 0 < len(told) <= 64 else secrets.token_hex(8)
+
+
 def stamped(app: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
     """Middleware: give each request an id, and say it in the answer. A caller may send its own.
 
@@ -98,13 +104,11 @@ def stamped(app: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None
         if scope["type"] != "http":
             await app(scope, receive, send)
             return
-        told = next((v.decode("latin-1") for k, v in scope["headers"] if k == b"x-request-id"), "")
-        request_id = told if told.isascii() and told.isprintable() and 0 < len(told) <= 64 else secrets.token_hex(8)
-        scope["request_id"] = request_id
+        request_id = scope["request_id"] = request_id_of(scope["headers"])
 
         async def sending(message: Any) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode()), _FROM_HERE]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode()), FROM_HERE]
             await send(message)
 
         await app(scope, receive, sending)

@@ -24,8 +24,10 @@ from carbon_points.api.installation import (
     MIN_POSITION,
     PLAIN,
     Installation,
+    done,
     example,
     following,
+    position_headers,
     receipt,
     threaded,
 )
@@ -47,7 +49,7 @@ from carbon_points.domain.methodology import Table
 from carbon_points.domain.source import SourceSuspended
 from carbon_points.journal import codec
 from carbon_points.journal.entry import Entry, key_of_action
-from carbon_points.journal.partition import Outcome
+from carbon_points.journal.partition import Outcome, Write
 from carbon_points.projections import actions as read_actions
 
 LINES_A_BATCH = 1_000
@@ -173,23 +175,44 @@ async def record_action(
     ],
     installation: NamedDependency[Installation],
 ) -> Response[Receipt]:
-    told, outcome = await record(installation, request.user, data)
-    return receipt(told, outcome, created=202 if told.verdict == "pending" else 201)
+    outcome = await record(installation, request.user, data)
+    status, told = answer_to(outcome)
+    return Response(told, status_code=status, headers=position_headers(outcome))
 
 
-async def record(installation: Installation, caller: Caller, report: Report) -> tuple[Receipt, Outcome]:
-    """Have a report decided. Raises what refuses it, Unavailable, or Overloaded."""
-    must_own(caller, "source", report.source)
-    must_own(caller, "app", report.source)
-    facts = facts_of(await installation.rules(), report)
+async def record(installation: Installation, caller: Caller, report: Report) -> Outcome:
+    """Have a report decided. Raises what refuses it beforehand, Unavailable, or Overloaded."""
+    _must_report(caller, report)
+    rules = await installation.rules()
+    facts = facts_of(rules, report)
     resident = await installation.resident(report.source, report.resident, create=facts.source.opens_accounts)
     if resident is None:
         raise account.AccountUnknown(source=report.source)
-    outcome = await installation.write(command_of(report, resident), facts, account.balance)
-    told = receipt_of(outcome)
+    return await installation.ask(Write(command_of(report, resident), facts, account.balance))
+
+
+def record_at_once(installation: Installation, caller: Caller, report: Report) -> asyncio.Future[Outcome] | None:
+    """The same where all that it takes is in memory, or else None."""
+    _must_report(caller, report)
+    if (rules := installation.journal.rules_at_hand()) is None:
+        return None
+    facts = facts_of(rules, report)
+    if (resident := installation.directory.known(report.source, report.resident)) is None:
+        return None
+    return installation.ask(Write(command_of(report, resident), facts, account.balance))
+
+
+def _must_report(caller: Caller, report: Report) -> None:
+    must_own(caller, "source", report.source)
+    must_own(caller, "app", report.source)
+
+
+def answer_to(outcome: Outcome) -> tuple[int, Receipt]:
+    """The status and the content of the answer to a report. Raises what refused it."""
+    told = receipt_of(done(outcome))
     if told.verdict == "refused":
         raise account.ExitWithoutEntry(source=told.source, record_id=told.record_id, action_id=told.action_id)
-    return told, outcome
+    return 200 if outcome.replayed else 202 if told.verdict == "pending" else 201, told
 
 
 @dataclass

@@ -15,13 +15,11 @@ from litestar.openapi.spec import Components, License, SecurityScheme, Server, T
 from litestar.static_files import create_static_files_router  # pyright: ignore[reportUnknownVariableType]  # partly typed
 
 from carbon_points import __version__
-from carbon_points.api import actions, city, fund, health, lots, merchants, redemptions, residents, sources
+from carbon_points.api import actions, city, fund, health, lots, merchants, rankings, redemptions, residents, sources
 from carbon_points.api.access import KnownParameters, security_of, stamped
-from carbon_points.api.express import express
-from carbon_points.api.installation import Installation
+from carbon_points.api.installation import BODY_MOST, Installation
 from carbon_points.api.problems import NOT_DECODED, ApiError, answer, of_validation
 
-BODY_MOST = 256 * 1024  # bytes; a batch of actions has no such limit
 _STATIC = Path(__file__).parent / "static"
 _DESCRIPTION = """\
 The loop of personal carbon inclusion (碳普惠): **actions** become **reductions** and **points**, points are
@@ -64,7 +62,7 @@ def create_app(installation: Installation) -> Litestar:
         finally:
             installation.close()
 
-    features = (actions, residents, redemptions, sources, merchants, lots, fund, city, health)
+    features = (actions, residents, redemptions, sources, merchants, lots, fund, city, rankings, health)
     handlers = [handler for feature in features for handler in feature.handlers]
     for handler in handlers:
         handler.security = security_of(handler)
@@ -84,7 +82,7 @@ def create_app(installation: Installation) -> Litestar:
         debug=False,
     )
     # Around the routing: an address that is not there is answered, too.
-    app.asgi_handler = stamped(express(app.asgi_handler, installation, body_most=BODY_MOST))
+    app.asgi_handler = stamped(app.asgi_handler)
     return app
 
 
@@ -134,5 +132,6 @@ _TAGS = (
     "lots",
     "fund",
     "city",
+    "rankings",
     "health",
 )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from datetime import date
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from litestar import MediaType, Response, get
@@ -13,10 +13,28 @@ from carbon_points.api.access import takes
 from carbon_points.api.installation import MIN_POSITION, Installation, threaded
 from carbon_points.api.problems import documented
 from carbon_points.directory import Role
+from carbon_points.domain.quantity import civil_day
 from carbon_points.projections import city as read_city
 from carbon_points.projections.rows import Snapshot
 
+A = TypeVar("A")
 _ROLES: tuple[Role, ...] = ("app", "auditor", "source", "buyer", "terminal")
+
+
+@get(
+    "/v1/city/now",
+    operation_id="getCityNow",
+    tags=["city"],
+    summary="Counters of today and of all days",
+    description="Reversed actions are taken back, on the day that they counted on. `residents`: accounts opened.",
+    guards=[takes(*_ROLES)],
+    responses=documented("position-not-reached"),
+)
+@threaded
+def now(
+    installation: NamedDependency[Installation], min_position: Annotated[str | None, MIN_POSITION] = None
+) -> Response[read_city.Counters]:
+    return _answered(installation, "now", min_position, read_city.counters, civil_day(installation.clock()))
 
 
 @get(
@@ -34,7 +52,7 @@ def by_day(
     until_day: FromQuery[date | None] = None,
     min_position: Annotated[str | None, MIN_POSITION] = None,
 ) -> Response[list[read_city.DayTotal]]:
-    return _answered(installation, "days", from_day, until_day, min_position, read_city.by_day)
+    return _answered(installation, "days", min_position, read_city.by_day, read_city.Within(from_day, until_day))
 
 
 @get(
@@ -52,7 +70,9 @@ def by_behaviour(
     until_day: FromQuery[date | None] = None,
     min_position: Annotated[str | None, MIN_POSITION] = None,
 ) -> Response[list[read_city.BehaviourTotal]]:
-    return _answered(installation, "behaviours", from_day, until_day, min_position, read_city.by_behaviour)
+    return _answered(
+        installation, "behaviours", min_position, read_city.by_behaviour, read_city.Within(from_day, until_day)
+    )
 
 
 @get(
@@ -70,26 +90,21 @@ def by_county(
     until_day: FromQuery[date | None] = None,
     min_position: Annotated[str | None, MIN_POSITION] = None,
 ) -> Response[list[read_city.CountyTotal]]:
-    return _answered(installation, "counties", from_day, until_day, min_position, read_city.by_county)
+    return _answered(installation, "counties", min_position, read_city.by_county, read_city.Within(from_day, until_day))
 
 
 def _answered(
-    installation: Installation,
-    path: str,
-    from_day: date | None,
-    until_day: date | None,
-    min_position: str | None,
-    read: Callable[[Snapshot, read_city.Within], object],
+    installation: Installation, path: str, min_position: str | None, read: Callable[[Snapshot, A], object], asked: A
 ) -> Response[Any]:
     """The totals, from the cache where it has them for these positions of the log: both say the same."""
     installation.reach(min_position)
-    query, positions = f"{from_day} {until_day}", installation.read_model.positions()
+    query, positions = repr(asked), installation.read_model.positions()
     body = installation.cache.get(path, query, positions)
     if body is None:
-        body = msgspec.json.encode(installation.read_model.read(read, read_city.Within(from_day, until_day)))
+        body = msgspec.json.encode(installation.read_model.read(read, asked))
         if installation.read_model.positions() == positions:  # nothing came between: it is what they say
             installation.cache.put(path, query, positions, body)
     return Response(body, media_type=MediaType.JSON)
 
 
-handlers = [by_day, by_behaviour, by_county]
+handlers = [now, by_day, by_behaviour, by_county]

@@ -1,92 +1,151 @@
-"""The busiest call, `POST /v1/actions`, without the framework around it.
+"""The busiest call, `POST /v1/actions`, straight from the server's parser to the journal and back.
 
-Only the plain case comes this way: a caller who is known from a moment ago, and a body of a said and modest length.
-Whatever else it is goes on to Litestar and its handler, which does the same by the same functions, and describes it.
-Measured (docs/decisions.md, 2026-11-25): the framework took more of a call than all that the call is about.
+Only the plain case comes this way: a caller and a body as every source sends them. Whatever else it is goes on to
+Litestar and its handler, which does the same by the same functions, and describes it. Measured (docs/decisions.md,
+2026-11-25): the framework, a task and two writes to the socket took more of a call than all that the call is about.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from carbon_points.api.actions import REPORTERS, record
-from carbon_points.api.installation import Installation, position_headers
+from carbon_points.api.access import FROM_HERE, request_id_of
+from carbon_points.api.actions import REPORTERS, answer_to, record, record_at_once
+from carbon_points.api.installation import BODY_MOST, Installation, position_headers
 from carbon_points.api.intake import Receipt, report_of
-from carbon_points.api.problems import MEDIA_TYPE, ApiError, headers_of, of_exception
+from carbon_points.api.problems import MEDIA_TYPE, headers_of, of_exception
+from carbon_points.directory import Caller
+from carbon_points.journal.partition import Outcome
 
-Send = Callable[[Any], Awaitable[None]]
-PATH = "/v1/actions"
-_KEY, _JSON = b"bearer ", b"application/json"
+PATH = b"/v1/actions"
+_KEY, _JSON = b"bearer ", "application/json"
 _LENGTH_DIGITS = 9
+_NOT_PLAIN = {b"content-encoding", b"transfer-encoding", b"expect"}
 
 
-def express(
-    app: Callable[..., Awaitable[None]], installation: Installation, *, body_most: int
-) -> Callable[..., Awaitable[None]]:
-    """An ASGI app around another: one report by the short way, the rest by the other's."""
+class _Unheard:
+    def set(self) -> None: ...
 
-    async def answering(scope: Any, receive: Callable[[], Awaitable[Any]], send: Send) -> None:
-        secret = _secret(scope, body_most)
-        known, caller = installation.directory.known_caller(secret) if secret else (False, None)
-        if not known or caller is None or caller.role not in REPORTERS.roles:
-            await app(scope, receive, send)
+
+class Call:
+    """One report and its answer. The server asks it what it asks of a request of its own (a cycle, in its words)."""
+
+    __slots__ = ("body", "disconnected", "keep_alive", "request_id", "response_complete", "secret")
+    message_event = _Unheard()
+
+    def __init__(self, secret: str, request_id: str) -> None:
+        self.secret, self.request_id = secret, request_id
+        self.body = b""
+        self.keep_alive = True
+        self.response_complete = self.disconnected = False
+
+
+class Express(HttpToolsProtocol):
+    """A connection. The parser calls `on_...` as it reads."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        app: Any = self.config.app
+        self._installation: Installation = app.state.installation
+        self._call: Call | None = None  # that is being read
+
+    def on_headers_complete(self) -> None:
+        self._call = self._plain()
+        if self._call is None:
+            super().on_headers_complete()
+        else:
+            self.cycle = self._call  # pyright: ignore[reportAttributeAccessIssue]  # as far as it is asked
+
+    def on_body(self, body: bytes) -> None:
+        if self._call is None:
+            super().on_body(body)
+        else:
+            self._call.body += body
+
+    def on_message_complete(self) -> None:
+        call, self._call = self._call, None
+        if call is None:
+            super().on_message_complete()
+            return
+        directory = self._installation.directory
+        known, caller = directory.known_caller(call.secret)
+        if known and caller is not None and caller.role in REPORTERS.roles:
+            self._ask(call, caller)
+        else:  # all of it is read: to be looked at from its beginning
+            self.cycle = None  # pyright: ignore[reportAttributeAccessIssue]  # as before the first
+            super().on_headers_complete()
+            super().on_body(call.body)
+            super().on_message_complete()
+
+    def _plain(self) -> Call | None:
+        """The call that begins, where it may come this way."""
+        parser: Any = self.parser
+        if self.url != PATH or parser.get_method() != b"POST" or parser.get_http_version() != "1.1":
+            return None
+        if parser.should_upgrade() or not parser.should_keep_alive() or self.flow.write_paused:
+            return None
+        if self.cycle is not None and not self.cycle.response_complete:  # pyright: ignore[reportUnnecessaryComparison]
+            return None  # it is answered after the one before
+        secret, length = None, 0
+        for name, value in self.headers:
+            if name == b"authorization":
+                if (
+                    secret is not None or value[: len(_KEY)].lower() != _KEY
+                ):  # which of several counts is not ours to say
+                    return None
+                secret = value[len(_KEY) :].strip().decode("latin-1")
+            elif name == b"content-length":
+                length = int(value) if value.isdigit() and len(value) <= _LENGTH_DIGITS else 0
+            elif name in _NOT_PLAIN:
+                return None
+        return Call(secret, request_id_of(self.headers)) if secret and 0 < length <= BODY_MOST else None
+
+    def _ask(self, call: Call, caller: Caller) -> None:
+        try:
+            report = report_of(call.body)
+            waiting = record_at_once(self._installation, caller, report)
+        except Exception as error:  # noqa: BLE001  # as the exception handler of the whole API
+            self._refuse(call, error)
+            return
+        if waiting is None:
+            tasks: set[Any] = self.tasks
+            waiting = self.loop.create_task(record(self._installation, caller, report))
+            tasks.add(waiting)
+            waiting.add_done_callback(tasks.discard)
+        waiting.add_done_callback(partial(self._decided, call))
+
+    def _decided(self, call: Call, waited: asyncio.Future[Outcome]) -> None:
+        if waited.cancelled():  # the server stops, and does not wait any longer
+            self.transport.close()
             return
         try:
-            body = await _body(receive)
-            if body is None:  # the caller has left in the middle: nothing was read, nothing happens
-                return
-            known, caller = installation.directory.known_caller(secret or "")
-            if not known:  # the body took its time
-                caller = await asyncio.to_thread(installation.directory.caller, secret or "")
-            if caller is None:
-                raise ApiError("unauthenticated")
-            told, outcome = await record(installation, caller, report_of(body))
-        except Exception as error:  # noqa: BLE001  # as the exception handler of the whole API
-            problem = of_exception(error)
-            problem = msgspec.structs.replace(problem, request_id=scope["request_id"])
-            await _send(send, problem.status, msgspec.json.encode(problem), MEDIA_TYPE.encode(), headers_of(problem))
+            outcome = waited.result()
+            status, told = answer_to(outcome)
+        except Exception as error:  # noqa: BLE001  # as above
+            self._refuse(call, error)
         else:
-            status = 200 if outcome.replayed else 202 if told.verdict == "pending" else 201
-            await _send(send, status, _encode(told), _JSON, position_headers(outcome))
+            self._answer(call, status, _encode(told), _JSON, position_headers(outcome))
 
-    return answering
+    def _refuse(self, call: Call, error: Exception) -> None:
+        problem = msgspec.structs.replace(of_exception(error), request_id=call.request_id)
+        self._answer(call, problem.status, msgspec.json.encode(problem), MEDIA_TYPE, headers_of(problem))
 
-
-def _secret(scope: Any, body_most: int) -> str | None:
-    """The key of a call that may come this way."""
-    if scope["type"] != "http" or scope["path"] != PATH or scope["method"] != "POST" or scope["query_string"]:
-        return None
-    secret, length = None, -1
-    for name, value in scope["headers"]:
-        if name == b"authorization":
-            if secret is not None or value[: len(_KEY)].lower() != _KEY:  # which of several counts is not ours to say
-                return None
-            secret = value[len(_KEY) :].strip().decode("latin-1")
-        elif name == b"content-length":
-            length = int(value) if value.isdigit() and len(value) <= _LENGTH_DIGITS else -1
-        elif name in (b"content-encoding", b"transfer-encoding", b"expect"):
-            return None
-    return secret if 0 < length <= body_most else None
-
-
-async def _body(receive: Callable[[], Awaitable[Any]]) -> bytes | None:
-    whole = b""
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        whole += message.get("body", b"")
-        if not message.get("more_body"):
-            return whole
-
-
-async def _send(send: Send, status: int, body: bytes, kind: bytes, more: dict[str, str]) -> None:
-    headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
-    headers += [(name.lower().encode(), value.encode()) for name, value in more.items()]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    def _answer(self, call: Call, status: int, body: bytes, kind: str, more: Mapping[str, str]) -> None:
+        call.response_complete = True
+        if call.disconnected:
+            return
+        own = {"content-type": kind, "content-length": str(len(body)), **more, "x-request-id": call.request_id}
+        head = [b"%s: %s\r\n" % header for header in self.server_state.default_headers]
+        head += [f"{name.lower()}: {value}\r\n".encode("latin-1") for name, value in own.items()]
+        last = b"\r\n" if call.keep_alive else b"connection: close\r\n\r\n"
+        self.transport.write(b"".join((STATUS_LINE[status], *head, b"%s: %s\r\n" % FROM_HERE, last, body)))
+        if not call.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
 
 
 _encode: Callable[[Receipt], bytes] = msgspec.json.Encoder().encode

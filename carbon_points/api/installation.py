@@ -4,6 +4,7 @@ import asyncio
 import base64
 import hashlib
 import re
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial, wraps
@@ -26,13 +27,16 @@ from carbon_points.journal.streams import METHODOLOGIES
 from carbon_points.methodologies import shipped
 from carbon_points.projections.cache import CityCache
 from carbon_points.projections.loop import Follower
+from carbon_points.projections.ranker import Ranker
 from carbon_points.projections.read_model import ReadModel
 from carbon_points.settings import Settings
 
 P = ParamSpec("P")
 R = TypeVar("R")
 View = Callable[[Any, datetime], object]
+BODY_MOST = 256 * 1024  # bytes; a batch of actions has no such limit
 READ_WAIT_SECONDS = 5.0
+FEED_SECONDS = 2.0  # how long the one who feeds Redis, for whom nobody waits, waits for it
 DEADLINE_SECONDS = 20.0  # of a write: then its caller is told to send it again, whatever the database does
 POSITION_HEADER = "Carbon-Position"
 REPLAYED_HEADER = "Idempotency-Replayed"
@@ -47,14 +51,15 @@ class Installation(Struct, frozen=True):
     cache: CityCache
     clock: Callable[[], datetime]
     bindings: "Bindings"
+    deadlines: "Deadlines"
 
     async def write(self, command: Command, facts: object = None, view: View | None = None) -> Outcome:
         """Have a command decided and made durable. Raises its Refusal, Unavailable, or Overloaded."""
-        try:
-            async with asyncio.timeout(DEADLINE_SECONDS):
-                return done(await self.journal.ask(Write(command, facts, view)))
-        except TimeoutError:
-            raise Unavailable("not answered in time: send the same again, it counts once") from None
+        return done(await self.ask(Write(command, facts, view)))
+
+    def ask(self, write: Write) -> asyncio.Future[Outcome]:
+        """The same without waiting. The outcome may be a refusal; at the deadline it is Unavailable."""
+        return self.deadlines.watched(self.journal.ask(write))
 
     async def rules(self) -> Rules:
         return self.journal.rules_at_hand() or await asyncio.to_thread(self.journal.rules)
@@ -123,6 +128,35 @@ class Bindings:
                     waiting.set_result(found.get(subject))
 
 
+class Deadlines:
+    """Ends what has waited for too long. All may wait as long, so that whoever came first is the next."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._watched: deque[tuple[float, asyncio.Future[Outcome]]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def watched(self, waiting: asyncio.Future[Outcome]) -> asyncio.Future[Outcome]:
+        loop = waiting.get_loop()
+        while self._watched and self._watched[0][1].done():
+            self._watched.popleft()
+        self._watched.append((loop.time() + self._seconds, waiting))
+        if self._timer is None:
+            self._timer = loop.call_later(self._seconds, self._end, loop)
+        return waiting
+
+    def _end(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        while self._watched:
+            until, waiting = self._watched[0]
+            if not waiting.done():
+                if until > loop.time():
+                    self._timer = loop.call_at(until, self._end, loop)
+                    return
+                waiting.set_exception(Unavailable("not answered in time: send the same again, it counts once"))
+            self._watched.popleft()
+
+
 def utc_now() -> datetime:
     return datetime.now(UTC)
 
@@ -137,9 +171,20 @@ def open_installation(settings: Settings, *, clock: Callable[[], datetime] = utc
     adopt(journal)
     directory = Directory(settings.directory_url, subject_key(settings.subject_key, Path(settings.data_dir)))
     read_model = ReadModel(settings.read_url)
-    follower = Follower(journal, read_model)
+    feeding = CityCache(settings.redis_url or None, scope=name_of(journal), patience=FEED_SECONDS)
+    follower = Follower(journal, read_model, ranker=Ranker(read_model, feeding, clock))
     cache = CityCache(settings.redis_url or None, scope=name_of(journal))
-    return Installation(settings, journal, directory, read_model, follower, cache, clock, Bindings(directory))
+    return Installation(
+        settings,
+        journal,
+        directory,
+        read_model,
+        follower,
+        cache,
+        clock,
+        Bindings(directory),
+        Deadlines(DEADLINE_SECONDS),
+    )
 
 
 def adopt(journal: Journal) -> tuple[str, ...]:

@@ -153,6 +153,7 @@ OURS: Mapping[str, tuple[int, Retryable, str]] = {
     "not-found": (404, "never", "There is nothing at this address"),
     "method-not-allowed": (405, "never", "This address does not take this method"),
     "certificate-unknown": (404, "never", "No such certificate"),
+    "county-unknown": (404, "never", "The resident never said in which county they live"),
     "settlement-unknown": (404, "never", "No such settlement"),
     "methodology-unknown": (404, "never", "No such methodology"),
     "too-large": (413, "never", "The body is larger than this call takes"),

@@ -8,6 +8,7 @@ import asyncio
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
@@ -28,7 +29,7 @@ from carbon_points.domain.event import Command
 from carbon_points.domain.methodology import Methodologies
 from carbon_points.domain.source import Sources
 from carbon_points.journal.entry import Entry, claim_key
-from carbon_points.journal.partition import Outcome, Partition, Unavailable, Write
+from carbon_points.journal.partition import STATES_KEPT, Outcome, Partition, Unavailable, Write
 from carbon_points.journal.recorder import PostgresRecorder, Recorder, SQLiteRecorder, Unreachable
 from carbon_points.journal.streams import (
     KINDS,
@@ -40,10 +41,10 @@ from carbon_points.journal.streams import (
     partition_of,
     stream_of,
 )
-from carbon_points.journal.waiting import Answer, Overloaded, Waiting, answer
+from carbon_points.journal.waiting import Answer, Item, Waiting, answer
+from carbon_points.journal.writer import Writer
 
 FORMAT = "1"
-BATCH = 500
 CREATE_TRIES = 6
 JUMP_SECONDS, SLEW = 20.0, 0.01
 WAITING_MOST = 4_000  # commands of one partition that wait for their turn
@@ -79,11 +80,13 @@ class Rules(Struct, frozen=True):
 
 class Journal:
     def __init__(self, recorders: Sequence[Recorder], *, clock: Callable[[], datetime] | None = None) -> None:
-        self.partitions = [Partition(r, clock or SteadyClock()) for r in recorders]
+        kept = STATES_KEPT // len(recorders)
+        self.partitions = [Partition(r, clock or SteadyClock(), kept) for r in recorders]
         for partition in self.partitions:
             partition.others = [p.recorder for p in self.partitions if p is not partition]
         self._waiting = [Waiting(WAITING_MOST, WAITING_SECONDS) for _ in self.partitions]
         self._deciding = _Deciding(len(self.partitions))
+        self._asked: deque[tuple[Write, asyncio.Future[Outcome]]] = deque()  # in this turn of an event loop
         self._threads: list[threading.Thread] = []
         self._rules: Rules | None = None
         self._rules_versions = (-1, -1)
@@ -146,11 +149,23 @@ class Journal:
         self._submit(write, given)
         return given
 
-    async def ask(self, write: Write) -> Outcome:
-        """The same in an event loop. Raises also what the writer met."""
-        given: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._submit(write, given)
-        return await given
+    def ask(self, write: Write) -> "asyncio.Future[Outcome]":
+        """The same in an event loop. What a turn of the loop asks goes to the writer together, and wakes it once."""
+        loop = asyncio.get_running_loop()
+        given: asyncio.Future[Outcome] = loop.create_future()
+        self._asked.append((write, given))
+        if len(self._asked) == 1:
+            loop.call_soon(self._pass_on)
+        return given
+
+    def _pass_on(self) -> None:
+        with suppress(IndexError):
+            while True:
+                write, given = self._asked.popleft()
+                try:
+                    self._submit(write, given)
+                except Unavailable as error:
+                    answer([(given, error)])
 
     def _submit(self, write: Write, given: Answer) -> None:
         if not self._threads:
@@ -168,26 +183,18 @@ class Journal:
             if self._threads:
                 return
             threads = [
-                threading.Thread(target=self._write, args=(p, w), name=f"journal-{p.number}", daemon=True)
+                threading.Thread(target=Writer(p, w, self._ended).run, name=f"journal-{p.number}", daemon=True)
                 for p, w in zip(self.partitions, self._waiting, strict=True)
             ]
             for thread in threads:
                 thread.start()
             self._threads = threads
 
-    def _write(self, partition: Partition, waiting: Waiting) -> None:
-        """Commit what is waiting, as it comes: alone when idle, together under load."""
-        while any(taken_late := waiting.take(BATCH)):
-            batch, late = taken_late
-            try:
-                outcomes: Sequence[Outcome | Exception] = partition.commit([i.write for i in batch]) if batch else []
-            except Exception as error:  # noqa: BLE001  # every waiting caller gets it; the thread lives on
-                outcomes = [error] * len(batch)
-            for item in (*batch, *late):
-                self._deciding.end(item.key)
-            answer((item.answer, outcome) for item, outcome in zip(batch, outcomes, strict=True))
-            answer((item.answer, Overloaded("it waited too long, and was not looked at")) for item in late)
-            self.appended.set()
+    def _ended(self, items: Sequence[Item]) -> None:
+        """They are decided, or given up."""
+        for item in items:
+            self._deciding.end(item.key)
+        self.appended.set()
 
     # -- reading -----------------------------------------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ from carbon_points.journal.streams import (
     stream_of,
 )
 
-STATES_KEPT = 8_000  # per partition: a kilobyte or two each
+STATES_KEPT = 24_000  # of all partitions of a process: a kilobyte or two each
 PARTS_KEPT = 24  # of one state, before it is dropped from memory
 TRIES = 20  # lost races for the same streams before the caller is told
 PATIENT = 3  # of them before the partition is locked for the next
@@ -75,14 +75,14 @@ class Unavailable(Exception):
 class _Loaded:
     """A state in memory: its version, which of its parts are here, and which are to be written."""
 
-    __slots__ = ("dirty", "fresh", "kind", "parts", "state", "stream", "version")
+    __slots__ = ("dirty", "kind", "parts", "read_by", "state", "stream", "version")
 
     def __init__(self, stream: str) -> None:
         self.stream = stream
         self.kind: Kind = kind_of(stream)
         self.state: State = new_state(stream)
         self.version = 0
-        self.fresh = True  # read in this batch, not kept from an earlier one
+        self.read_by: Batch | None = None  # None: kept from earlier ones
         self.parts: set[tuple[str, str]] = set()
         self.dirty: set[tuple[str, str]] = set()
 
@@ -91,10 +91,18 @@ class _Stale(Exception):
     """What was read is not the newest: another process wrote meanwhile."""
 
 
-class _Batch:
-    """What a batch will append."""
+class Batch:
+    """Commands that were decided together, and what they will append."""
 
-    def __init__(self) -> None:
+    def __init__(self, writes: Sequence[Write]) -> None:
+        self.writes = writes
+        self.used: set[str] = set()  # streams
+        self.outcomes: list[Outcome] = []
+        self.kept: dict[
+            str, int
+        ] = {}  # streams that it only looked at in memory, and the version it took for the newest
+        self.refused: list[bytes] = []  # identities of commands that were refused
+        self.rows: list[StateRow] = []
         self.events: list[StoredEvent] = []
         self.claims: dict[bytes, Claim] = {}
         self.made: dict[tuple[str, int], tuple[Event, int]] = {}  # by place: the event and its number in the batch
@@ -102,18 +110,41 @@ class _Batch:
         self.touched: dict[str, _Loaded] = {}
 
 
-class Partition:
-    """One partition of the journal. Thread-safe: batches of one process go one after another."""
+class _Turn:
+    """Whose turn it is to write: a lock that tells its holder whether others wait for it."""
 
-    def __init__(self, recorder: Recorder, clock: Callable[[], datetime]) -> None:
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._count = threading.Lock()
+        self.wanted = 0
+
+    def __enter__(self) -> None:
+        with self._count:
+            self.wanted += 1
+        self._lock.acquire()
+        with self._count:
+            self.wanted -= 1
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+class Partition:
+    """One partition of the journal. Batches of one process go one after another: whoever writes has the `turn`.
+
+    `commit` is thread-safe. `decided`, `appended`, `forget` and `retried` are its steps, for who has the turn and lets
+    the next batch be decided while one is appended.
+    """
+
+    def __init__(self, recorder: Recorder, clock: Callable[[], datetime], states_kept: int = STATES_KEPT) -> None:
         self.recorder = recorder
         self.number = recorder.partition
         self.others: Sequence[Recorder] = ()  # of the other partitions: asked for identities that are one in all
         self._clock = clock
+        self._states_kept = states_kept
         self._last: datetime | None = None  # when the newest entry was recorded; looked up by the first decision
         self._loaded: OrderedDict[str, _Loaded] = OrderedDict()
-        self._used: set[str] = set()  # by the batch at hand
-        self._lock = threading.Lock()
+        self.turn = _Turn()
         self._away = ("", 0.0)  # why the last batch could not be written, and until when nobody tries again
 
     def commit(self, writes: Sequence[Write]) -> list[Outcome]:
@@ -121,52 +152,70 @@ class Partition:
 
         It is safe to try again after a lost answer: a command that did happen is found by its claim.
         """
-        with self._lock:
-            begun = time.monotonic()
-            why, until = self._away
-            if begun < until:  # whoever waited meanwhile would else find it out one after another
-                raise Unavailable(why)
-            for attempt in range(TRIES):
-                try:
-                    if attempt < PATIENT:
-                        return self._attempt(writes)
-                    # Whoever lost must read again before it decides, and would go on losing to one who need not.
-                    with self.recorder.alone():
-                        return self._attempt(writes)
-                except (Contended, _Stale):
-                    self._drop()
-                    time.sleep(random.uniform(0, min(0.002 * 2**attempt, PAUSE_MOST_SECONDS)))  # noqa: S311  # no secret
-                except (Unreachable, InterfaceError, InternalError) as error:  # the last: a standby, which only reads
-                    self._drop()
-                    now = time.monotonic()
-                    # A server that restarts is given a moment; the caller a clear answer.
-                    if attempt >= RECONNECTS or now - begun > RECONNECT_MOST_SECONDS:
-                        self._away = (str(error), now + AWAY_SECONDS)
-                        raise Unavailable(str(error)) from error
-                    time.sleep(0.2 * (attempt + 1))
-                except Unavailable:
-                    self._drop()
-                    raise
-                except Exception as error:  # noqa: BLE001  # a mistake in one command must not fail its neighbours
-                    self._drop()
-                    if len(writes) == 1:
-                        return [Outcome(stream_of(writes[0].command), partition=self.number, failure=error)]
-                    break
-                except BaseException:
-                    self._drop()
-                    raise
-            else:
-                raise Unavailable("other processes kept winning the race for the same streams")
-        return [outcome for write in writes for outcome in self.commit([write])]
+        with self.turn:
+            return self.retried(writes)
 
-    def _drop(self) -> None:
-        """What is in memory may not be what is stored: read it again."""
-        self._loaded.clear()
-        self._used.clear()
+    def retried(self, writes: Sequence[Write], failed: Exception | None = None, begun: float = 0.0) -> list[Outcome]:
+        """The same by whoever has the turn. `failed` is what met the first try, `begun` when that was."""
+        begun = begun or time.monotonic()
+        why, until = self._away
+        if begun < until:  # whoever waited meanwhile would else find it out one after another
+            raise Unavailable(why)
+        for attempt in range(TRIES):
+            try:
+                if failed is not None and attempt == 0:
+                    raise failed
+                if attempt < PATIENT:
+                    return self._attempt(writes)
+                # Whoever lost must read again before it decides, and would go on losing to one who need not.
+                with self.recorder.alone():
+                    return self._attempt(writes)
+            except (Contended, _Stale):
+                self.drop()
+                time.sleep(random.uniform(0, min(0.002 * 2**attempt, PAUSE_MOST_SECONDS)))  # noqa: S311  # no secret
+            except (Unreachable, InterfaceError, InternalError) as error:  # the last: a standby, which only reads
+                self.drop()
+                now = time.monotonic()
+                # A server that restarts is given a moment; the caller a clear answer.
+                if attempt >= RECONNECTS or now - begun > RECONNECT_MOST_SECONDS:
+                    self._away = (str(error), now + AWAY_SECONDS)
+                    raise Unavailable(str(error)) from error
+                time.sleep(0.2 * (attempt + 1))
+            except Unavailable:
+                self.drop()
+                raise
+            except Exception as error:  # noqa: BLE001  # a mistake in one command must not fail its neighbours
+                self.drop()
+                if len(writes) == 1 and (failed is None or attempt):
+                    return [Outcome(stream_of(writes[0].command), partition=self.number, failure=error)]
+                break
+            except BaseException:
+                self.drop()
+                raise
+        else:
+            raise Unavailable("other processes kept winning the race for the same streams")
+        return [outcome for write in writes for outcome in self.retried([write])]
 
     def _attempt(self, writes: Sequence[Write]) -> list[Outcome]:
+        batch = self.decided(writes)
+        outcomes = self.appended(batch)
+        self.forget(batch)
+        return outcomes
+
+    def drop(self) -> None:
+        """What is in memory may not be what is stored: read it again."""
+        self._loaded.clear()
+
+    def decided(self, writes: Sequence[Write], before: Batch | None = None) -> Batch:
+        """Decide, in order, on the states as they are in memory or in the database.
+
+        `before` may not be appended yet; it will be, or this batch is not either. None of its identities may be here.
+        """
+        batch = Batch(writes)
         keys = [claim_key(words) if (words := w.command.claim()) else None for w in writes]
-        wanted = self._missing([(stream_of(w.command), self._parts(w)) for w in writes])
+        if before and not before.claims.keys().isdisjoint(key for key in keys if key):
+            raise _Stale  # what it says of them is not known before it is appended
+        wanted = self._missing([(stream_of(w.command), self._parts(w)) for w in writes], batch)
         claims, rows = self.recorder.look(list({key for key in keys if key}), wanted)
         self._fill(self._loaded, rows)
         known = {claim.key: claim for claim in claims}
@@ -177,28 +226,32 @@ class Partition:
             if elsewhere := other.claimed(wide):
                 known |= elsewhere
                 earlier |= other.read_at([(claim.stream, claim.version) for claim in elsewhere.values()])
-        batch = _Batch()
-        outcomes = [self._decide(write, key, known, earlier, batch) for write, key in zip(writes, keys, strict=True)]
-        self._must_be_newest([o for o in outcomes if o.refusal or o.replayed], batch)
-        refused = [k for o, k in zip(outcomes, keys, strict=True) if o.refusal and k and k not in known]
-        if refused and self.recorder.claimed(refused):
-            raise _Stale  # it came in meanwhile by another process: the answer is the earlier one, not a refusal
-        first = self._append(batch) - len(batch.events) if batch.events else 0
-        self._forget()
-        return [_placed(outcome, first) for outcome in outcomes]
+        batch.outcomes = [
+            self._decide(write, key, known, earlier, batch) for write, key in zip(writes, keys, strict=True)
+        ]
+        for outcome, key in zip(batch.outcomes, keys, strict=True):
+            if not outcome.refusal and not outcome.replayed:
+                continue
+            loaded = self._loaded.get(outcome.stream)
+            if loaded and loaded.read_by is not batch and outcome.stream not in batch.touched:
+                batch.kept[outcome.stream] = loaded.version
+            if outcome.refusal and key and key not in known:
+                batch.refused.append(key)
+        self._encode(batch)
+        return batch
 
-    def _must_be_newest(self, silent: Sequence[Outcome], batch: _Batch) -> None:
-        """Where nothing is appended to a stream, nothing else would notice that another process wrote it."""
-        kept = {
-            o.stream: loaded
-            for o in silent
-            if (loaded := self._loaded.get(o.stream)) and not loaded.fresh and o.stream not in batch.touched
-        }
-        if kept:
-            rows = self.recorder.states([(stream, "") for stream in kept])
-            stored = {row.stream: row.version for row in rows}
-            if any(stored.get(stream, 0) != loaded.version for stream, loaded in kept.items()):
+    def appended(self, batch: Batch) -> list[Outcome]:
+        """Append what was decided, durably: the outcomes. Needs nothing of what is in memory."""
+        if batch.kept:  # nothing is appended to them: nothing else would notice that another process wrote them
+            stored = {row.stream: row.version for row in self.recorder.states([(stream, "") for stream in batch.kept])}
+            if any(stored.get(stream, 0) != version for stream, version in batch.kept.items()):
                 raise _Stale
+        if batch.refused and self.recorder.claimed(batch.refused):
+            raise _Stale  # it came in meanwhile by another process: the answer is the earlier one, not a refusal
+        first = 0
+        if batch.events:
+            first = self.recorder.append(batch.events, list(batch.claims.values()), batch.rows) - len(batch.events)
+        return [_placed(outcome, first) for outcome in batch.outcomes]
 
     def _decide(
         self,
@@ -206,7 +259,7 @@ class Partition:
         key: bytes | None,
         known: dict[bytes, Claim],
         earlier: dict[tuple[str, int], Entry],
-        batch: _Batch,
+        batch: Batch,
     ) -> Outcome:
         if key and (claim := batch.claims.get(key) or known.get(key)):
             return self._replay(write, claim, earlier, batch)
@@ -233,7 +286,7 @@ class Partition:
             view=view,
         )
 
-    def _replay(self, write: Write, claim: Claim, earlier: dict[tuple[str, int], Entry], batch: _Batch) -> Outcome:
+    def _replay(self, write: Write, claim: Claim, earlier: dict[tuple[str, int], Entry], batch: Batch) -> Outcome:
         """The earlier answer again, or a refusal that names what differs."""
         place = (claim.stream, claim.version)
         made, partition = batch.made.get(place), self.number
@@ -258,11 +311,11 @@ class Partition:
             view=write.view(self._loaded[stream].state, self._moment(batch)) if told and write.view else None,
         )
 
-    def _take(self, loaded: _Loaded, event: Event, batch: _Batch) -> None:
+    def _take(self, loaded: _Loaded, event: Event, batch: Batch) -> None:
         """Put an event into the state and the batch."""
         parts = loaded.kind.parts(event)
         if not loaded.parts.issuperset(parts):
-            self._fill(self._loaded, self.recorder.states(self._missing([(loaded.stream, parts)])))
+            self._fill(self._loaded, self.recorder.states(self._missing([(loaded.stream, parts)], batch)))
         loaded.kind.evolve(loaded.state, event)
         loaded.version += 1
         loaded.dirty.update(parts)
@@ -271,25 +324,27 @@ class Partition:
         batch.made[(loaded.stream, loaded.version)] = (event, len(batch.events))
         batch.touched[loaded.stream] = loaded
 
-    def _append(self, batch: _Batch) -> int:
-        rows: list[StateRow] = []
+    def _encode(self, batch: Batch) -> None:
+        """The states as the batch leaves them."""
+        rows = batch.rows
         for stream, loaded in batch.touched.items():
             rows.append(StateRow(stream, "", loaded.version, encode_main(loaded.kind, loaded.state)))
             for field, key in sorted(loaded.dirty):
                 if (part := encode_part(loaded.state, field, key)) is not None:
                     rows.append(StateRow(stream, f"{field}/{key}", loaded.version, part))
             loaded.dirty.clear()
-        return self.recorder.append(batch.events, list(batch.claims.values()), rows)
 
-    def _forget(self) -> None:
-        """Keep memory bounded: the states that were used longest ago go, and those that grew many parts."""
-        for stream in self._used:
+    def forget(self, batch: Batch, following: Batch | None = None) -> None:
+        """Keep memory bounded: the states that were used longest ago go, and those that grew many parts.
+
+        Those that are used again by the batch that was decided meanwhile stay until it is appended.
+        """
+        for stream in batch.used if following is None else batch.used - following.used:
             loaded = self._loaded[stream]
-            loaded.fresh = False
+            loaded.read_by = None
             if len(loaded.parts) > PARTS_KEPT:
                 del self._loaded[stream]
-        self._used.clear()
-        while len(self._loaded) > STATES_KEPT:
+        while len(self._loaded) > self._states_kept:
             self._loaded.popitem(last=False)
 
     # -- states ------------------------------------------------------------------------------------------------------
@@ -297,17 +352,18 @@ class Partition:
     def _parts(self, write: Write) -> list[tuple[str, str]]:
         return kind_of(stream_of(write.command)).parts(write.command, write.facts)
 
-    def _missing(self, wanted: Sequence[tuple[str, Sequence[tuple[str, str]]]]) -> list[tuple[str, str]]:
+    def _missing(self, wanted: Sequence[tuple[str, Sequence[tuple[str, str]]]], batch: Batch) -> list[tuple[str, str]]:
         """The rows of states and their parts that are not in memory, where they get their place."""
         rows: list[tuple[str, str]] = []
         for stream, parts in wanted:
             loaded = self._loaded.get(stream)
             if loaded is None:
                 loaded = self._loaded[stream] = _Loaded(stream)
+                loaded.read_by = batch
                 rows.append((stream, ""))
             else:
                 self._loaded.move_to_end(stream)
-            self._used.add(stream)
+            batch.used.add(stream)
             for part in parts:
                 if part not in loaded.parts:
                     loaded.parts.add(part)
@@ -340,7 +396,7 @@ class Partition:
             return codec.decode(entry.type, entry.state).recorded_at
         return datetime.min.replace(tzinfo=UTC)
 
-    def _moment(self, batch: _Batch) -> datetime:
+    def _moment(self, batch: Batch) -> datetime:
         if batch.now is None:
             batch.now = self._now()
         return batch.now

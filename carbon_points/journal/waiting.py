@@ -62,9 +62,9 @@ class Waiting:
                 self._some.set()
 
     def take(self, most: int) -> tuple[list[Item], list[Item]]:
-        """As soon as anything waits, what is decided next, in turns from all lanes; and what has waited too long.
+        """What is decided next, in turns from all lanes; and what has waited too long.
 
-        Both are empty at the end of all.
+        As soon as there is anything. Both are empty once it is closed, and when the taker was nudged.
         """
         self._some.wait()
         late, taken = list[Item](), list[Item]()
@@ -81,6 +81,14 @@ class Waiting:
             if not self._count and not self._closed:
                 self._some.clear()
         return taken, late
+
+    def nudge(self) -> None:
+        """Have the taker look about, even if nothing waits."""
+        self._some.set()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
 
     def close(self) -> None:
         """Take nothing more; what waits is still taken."""

@@ -11,7 +11,8 @@ from typing import Any
 from msgspec import Struct
 from sqlalchemy import ColumnElement, Date, Select, Table, select
 
-from carbon_points.domain.account import ActionCredited, ActionReversed
+from carbon_points.domain.account import AccountOpened, ActionCredited, ActionReversed
+from carbon_points.domain.quantity import civil_day
 from carbon_points.projections.rows import Batch, Made, Report, Snapshot, added, key, metadata, total
 
 MILLION = 1_000_000
@@ -28,6 +29,36 @@ CITY = Table(
     added("points"),
     sqlite_with_rowid=False,
 )
+
+
+DAYS = Table(
+    "city_days",
+    metadata,
+    key("day", Date),
+    added("actions"),
+    added("reduction_mg"),
+    added("points"),
+    added("residents"),
+    sqlite_with_rowid=False,
+)
+
+
+class Count(Struct, frozen=True):
+    """`residents`: accounts that were opened."""
+
+    actions: int
+    reduction_mg: int
+    points: int
+    residents: int
+
+
+class Counters(Struct, frozen=True):
+    """Of one day, and of all. `positions`: the log that they follow from."""
+
+    day: date
+    today: Count
+    total: Count
+    positions: dict[str, int]
 
 
 class DayTotal(Struct, frozen=True):
@@ -71,6 +102,14 @@ def _figures(event: ActionCredited | ActionReversed, sign: int) -> tuple[int, ..
     return sign, sign * int(event.counted * MILLION), sign * event.reduction_mg, sign * event.points
 
 
+def fold_days(batch: Batch, made: Made) -> None:
+    rows = made[DAYS]
+    for _, opened in batch.of(AccountOpened):
+        rows.put(day=civil_day(opened.recorded_at), residents=1)
+    rows.add(((day,), (1, e.reduction_mg, e.points, 0)) for _, e, day in batch.credited)
+    rows.add(((e.day,), (-1, -e.reduction_mg, -e.points, 0)) for _, e in batch.of(ActionReversed))
+
+
 # -- reading ---------------------------------------------------------------------------------------------------------
 
 _FIGURES = (total(CITY.c.actions), total(CITY.c.reduction_mg), total(CITY.c.points))
@@ -92,6 +131,16 @@ class Within(Struct, frozen=True):
         if self.behaviour is not None:
             query = query.where(CITY.c.behaviour == self.behaviour)
         return query if self.county is None else query.where(CITY.c.county == self.county)
+
+
+def counters(at: Snapshot, day: date) -> Counters:
+    figures = [total(DAYS.c[name]) for name in Count.__struct_fields__]
+    return Counters(
+        day,
+        Count(*at.one(select(*figures).where(DAYS.c.day == day))),
+        Count(*at.one(select(*figures))),
+        at.vector,
+    )
 
 
 def by_day(at: Snapshot, within: Within) -> list[DayTotal]:

@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from carbon_points.journal.journal import Journal
 from carbon_points.projections.filling import fill
+from carbon_points.projections.ranker import Ranker
 from carbon_points.projections.read_model import ReadModel
 
 BATCH = 2_000
@@ -37,13 +38,16 @@ class Follower:
     """Keeps a read model up with a journal. Others may follow with the same read model, here or elsewhere.
 
     With a `command`, that program follows in a process of its own, so that it takes no time from this one's: it is
-    told on its standard input when there is something, and started again should it end.
+    told on its standard input when there is something, and started again should it end. A `ranker` runs beside it.
     """
 
-    def __init__(self, journal: Journal, read_model: ReadModel, command: Sequence[str] = ()) -> None:
+    def __init__(
+        self, journal: Journal, read_model: ReadModel, command: Sequence[str] = (), *, ranker: Ranker | None = None
+    ) -> None:
         self._journal = journal
         self._read_model = read_model
         self._command = list(command)
+        self._ranker = ranker
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -53,10 +57,14 @@ class Follower:
         work = self._tell if self._command else self._run
         self._thread = threading.Thread(target=work, name="follower", daemon=True)
         self._thread.start()
+        if self._ranker is not None:
+            self._ranker.start()
 
     def stop(self) -> None:
         """Return when the batch at hand is done."""
         self._stopping.set()
+        if self._ranker is not None:
+            self._ranker.stop()
         self._journal.appended.set()
         self._read_model.wanted.set()
         if self._thread is not None:

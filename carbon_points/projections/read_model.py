@@ -45,6 +45,7 @@ from carbon_points.projections import (
     fund,
     lots,
     merchants,
+    rankings,
     redemptions,
     residents,
     trial_balance,
@@ -55,7 +56,7 @@ _log = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 
-FOLD = 2  # raised when the same entries come to mean other rows
+FOLD = 3  # raised when the same entries come to mean other rows
 BUSY_SECONDS = 20  # how long a writer waits for another
 POOL_SIZE = 10
 LOCK_TRIES = 60  # of half a second each, and as long a pause
@@ -70,11 +71,13 @@ FEATURES: tuple[Callable[[Batch, Made], None], ...] = (
     lots.fold,
     merchants.fold,
     fund.fold,
+    rankings.fold,
     city.fold,
+    city.fold_days,
     trial_balance.fold,
 )
 # What all partitions write comes last, so that its rows are locked for the shortest time, and in the same order by all.
-SHARED = [fund.FUND, city.CITY, trial_balance.ACCOUNTS]
+SHARED = [fund.FUND, city.CITY, city.DAYS, trial_balance.ACCOUNTS]
 
 POSITIONS = Table("positions", metadata, key("partition", BigInteger), once("position", BigInteger))
 SHAPE = Table("shape", metadata, key("digest"))

@@ -226,6 +226,8 @@ def write(connection: Connection, rows: Rows) -> None:
     Not by SQLAlchemy's own way to many rows: it makes a dictionary of parameters for each, and that takes as long as
     all the rest together.
     """
+    if not rows:
+        return
     if connection.dialect.name != "postgresql":
         statement, processors = _insert_tuples(rows.table, connection.dialect)
         connection.exec_driver_sql(statement, _processed(rows.tuples(), processors))

@@ -18,6 +18,7 @@ from litestar.testing import TestClient
 
 from carbon_points.api.app import create_app
 from carbon_points.api.installation import Installation, open_installation
+from carbon_points.api.server import configured
 from carbon_points.directory import Role
 from carbon_points.settings import load
 from tests.conftest import Clock
@@ -200,7 +201,7 @@ def opened(environment: dict[str, str], clock: Callable[[], datetime]) -> Instal
 def served(environment: dict[str, str], clock: Callable[[], datetime], keys: dict[str, str]) -> Iterator[City]:
     """The same behind a real server on a real socket, for what is streamed, and for many callers at once."""
     installation = opened(environment, clock)
-    config = uvicorn.Config(create_app(installation), port=0, loop="uvloop", http="httptools", log_level="error")
+    config = configured(create_app(installation), host="127.0.0.1", port=0, log="error")
     socket = config.bind_socket()
     server = uvicorn.Server(config)
     thread = Thread(target=server.run, kwargs={"sockets": [socket]})

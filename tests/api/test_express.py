@@ -1,6 +1,10 @@
 """The short way of a report answers as the framework's own does, whatever comes."""
 
+import re
+import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from time import sleep
 from typing import Any
 
 import msgspec
@@ -16,18 +20,25 @@ MINE = ("x-request-id", "date")  # of each call its own
 def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """How many reports went which way."""
     counted = {"express": 0, "handler": 0}
-    record = actions.record
+    ask, record = express.Express._ask, actions.record
 
-    def by(way: str) -> Any:
-        async def counting(*args: Any) -> Any:
-            counted[way] += 1
-            return await record(*args)
+    def asking(*args: Any) -> None:
+        counted["express"] += 1
+        ask(*args)
 
-        return counting
+    async def recording(*args: Any) -> Any:
+        counted["handler"] += 1
+        return await record(*args)
 
-    monkeypatch.setattr(express, "record", by("express"))
-    monkeypatch.setattr(actions, "record", by("handler"))
+    monkeypatch.setattr(express.Express, "_ask", asking)
+    monkeypatch.setattr(actions, "record", recording)
     return counted
+
+
+@pytest.fixture
+def city(served_city: City) -> City:
+    """The short way is the server's: there is none without."""
+    return served_city
 
 
 def both(city: City, raw: bytes, by: str = "source") -> tuple[Answer, Answer]:
@@ -70,7 +81,7 @@ def test_a_report_and_its_repeat_are_answered_alike(city: City, calls: dict[str,
 )
 def test_what_is_refused_is_refused_alike(city: City, calls: dict[str, int], change: dict[str, Any], by: str) -> None:
     short, long = both(city, msgspec.json.encode(city.report() | change), by)
-    assert calls["express"] + calls["handler"] in (0, 2)
+    assert calls["express"] == 1
     assert short.status_code == long.status_code
     assert 400 <= short.status_code < 500
     own, other = short.json(), long.json()
@@ -109,10 +120,8 @@ def test_of_two_keys_neither_way_takes_another_than_the_other(
 
 
 def test_a_length_of_thousands_of_digits_is_no_mistake_of_ours(city: City, calls: dict[str, int]) -> None:
-    city.get("/v1/actions", by="source")
-    headers = {"Authorization": f"Bearer {city.keys['source']}", "Content-Length": "0" * 5_000 + "5"}
-    answer = city.http.post("/v1/actions", content=b"abcde", headers=headers)
-    assert 400 <= answer.status_code < 500
+    told = said(city, raw(city, b"abcde").replace(b"Content-Length: 5", b"Content-Length: " + b"0" * 5_000 + b"5"))
+    assert told.startswith(b"HTTP/1.1 4")
     assert calls["express"] == 0
 
 
@@ -133,3 +142,95 @@ def test_a_body_that_is_too_long_is_refused_before_it_is_read(city: City, calls:
     city.get("/v1/actions", by="source")
     assert city.post("/v1/actions", city.report(record_id="x" * 300_000), by="source").status_code == 413
     assert calls["express"] == 0
+
+
+# -- on the wire -----------------------------------------------------------------------------------------------------
+
+
+def raw(city: City, body: bytes, *more: str, version: str = "1.1") -> bytes:
+    head = [
+        f"POST /v1/actions HTTP/{version}",
+        "Host: here",
+        f"Authorization: Bearer {city.keys['source']}",
+        f"Content-Length: {len(body)}",
+        *more,
+    ]
+    return "\r\n".join([*head, "", ""]).encode() + body
+
+
+def said(city: City, *parts: bytes) -> bytes:
+    """All that is answered to what is sent part by part, until the server closes or is silent."""
+    city.get("/v1/actions", by="source")
+    address = city.http.base_url
+    with socket.create_connection((address.host, address.port), timeout=30) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for part in parts:
+            connection.sendall(part)
+            sleep(0.02)
+        connection.settimeout(1)
+        told = b""
+        try:
+            while more := connection.recv(65_536):
+                told += more
+        except TimeoutError:
+            pass
+        return told
+
+
+def test_what_comes_in_pieces_is_one_report(city: City, calls: dict[str, int]) -> None:
+    whole = raw(city, msgspec.json.encode(city.report()))
+    told = said(city, *(whole[n : n + 50] for n in range(0, len(whole), 50)))
+    assert told.startswith(b"HTTP/1.1 201 ")
+    assert calls == {"express": 1, "handler": 0}
+
+
+def test_reports_sent_before_the_first_is_answered_are_answered_in_their_order(city: City) -> None:
+    bodies = [city.report(), city.report(quantity="-1"), city.report(), city.report()]
+    told = said(city, b"".join(raw(city, msgspec.json.encode(body)) for body in bodies))
+    assert re.findall(rb"HTTP/1.1 ([0-9]+) ", told) == [b"201", b"422", b"201", b"201"]
+    records = [told.find(body["record_id"].encode() + b'"') for body in (bodies[0], *bodies[2:])]
+    assert -1 not in records
+    assert records == sorted(records)
+
+
+@pytest.mark.parametrize(
+    ("more", "version"), [(["Connection: close"], "1.1"), ([], "1.0"), (["Expect: 100-continue"], "1.1")]
+)
+def test_a_caller_of_other_habits_is_answered_all_the_same(
+    city: City, calls: dict[str, int], more: list[str], version: str
+) -> None:
+    told = said(city, raw(city, msgspec.json.encode(city.report()), *more, version=version))
+    assert b" 201 " in told
+    assert calls == {"express": 0, "handler": 1}
+
+
+def test_a_caller_who_leaves_before_the_answer_has_reported(city: City) -> None:
+    body = city.report()
+    address = city.http.base_url
+    city.get("/v1/actions", by="source")
+    with socket.create_connection((address.host, address.port)) as connection:
+        connection.sendall(raw(city, msgspec.json.encode(body)))
+    while (again := city.post("/v1/actions", body, by="source")).status_code == 201:
+        body = city.report()  # it was not read before this one came: once more
+        with socket.create_connection((address.host, address.port)) as connection:
+            connection.sendall(raw(city, msgspec.json.encode(body)))
+            sleep(0.1)
+    assert again.json()["verdict"] == "duplicate"
+
+
+def test_the_id_that_a_caller_gives_a_call_is_told_again_and_no_other_header_is_made_of_it(city: City) -> None:
+    told = said(city, raw(city, msgspec.json.encode(city.report()), "X-Request-Id: mine-1"))
+    assert b"x-request-id: mine-1\r\n" in told
+    told = said(city, raw(city, msgspec.json.encode(city.report()), "X-Request-Id: mine\xe4"))
+    assert b"mine" not in told
+    assert told.count(b"x-request-id: ") == 1
+
+
+def test_many_at_once_are_each_given_their_own_answer(city: City, calls: dict[str, int]) -> None:
+    city.get("/v1/actions", by="source")
+    bodies = [city.report() for _ in range(200)]
+    with ThreadPoolExecutor(32) as threads:
+        answers = list(threads.map(lambda body: city.post("/v1/actions", body, by="source"), bodies))
+    assert [a.status_code for a in answers] == [201] * 200
+    assert [a.json()["record_id"] for a in answers] == [body["record_id"] for body in bodies]
+    assert calls["express"] == 200

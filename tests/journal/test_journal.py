@@ -431,7 +431,7 @@ def test_where_too_much_waits_the_caller_is_told_to_come_back(clock: Clock, monk
     with opened("sqlite://", partitions=1, clock=clock) as city:
         city.found()
         writes = [city.write(ride(str(n))) for n in range(20)]
-        with city.journal.partitions[0]._lock:  # the writer is busy
+        with city.journal.partitions[0].turn:  # the writer is busy
             taken = list(until_overloaded(city, writes))
         assert 4 <= len(taken) < 20
         assert all(answer.result(timeout=20).position > 0 for answer in taken)

@@ -1,0 +1,21 @@
+"""How the API is served: uvicorn, with the short way for reports."""
+
+import uvicorn
+from litestar import Litestar
+
+from carbon_points.api.express import Express
+
+
+def configured(app: Litestar, *, host: str, port: int, log: str) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_level=log,
+        loop="uvloop",
+        http=Express,
+        access_log=False,
+        timeout_graceful_shutdown=30,
+        server_header=False,
+        proxy_headers=False,  # nobody's address decides anything here
+    )
