@@ -407,6 +407,8 @@ def rebuild(plain: bool) -> None:
     from carbon_points.projections.loop import rebuild as build
 
     with opened() as installation:
+        calm_collector()
+        sys.setswitchinterval(SWITCH_SECONDS)
         found = build(installation.journal, installation.settings.read_url)
     show(plain, found)
 

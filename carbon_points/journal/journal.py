@@ -226,6 +226,14 @@ class Journal:
             yield from read
             after = read[-1].position
 
+    def newest(self, stream: str, limit: int, before: int | None = None) -> list[Entry]:
+        """A stream's last entries, the newest first; or the last of those before a version."""
+        partition = self.partition_of(stream)
+        _, last = partition.state(stream)
+        end = last + 1 if before is None else min(before, last + 1)
+        found = partition.recorder.read_at([(stream, version) for version in range(max(end - limit, 1), end)])
+        return sorted(found.values(), key=lambda entry: -entry.version)
+
     def heads(self) -> dict[int, int]:
         """The last position of each partition."""
         return {p.number: p.recorder.head() for p in self.partitions}

@@ -4,39 +4,54 @@ A tap is pending, or refused as an exit without entry, until the other tap makes
 the ride is the row of the report that completed it. A reversal leaves the figures and changes the status.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from msgspec import Struct
-from sqlalchemy import BigInteger, Connection, Date, Index, Table, bindparam, select, update
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Date,
+    Index,
+    Select,
+    SmallInteger,
+    Table,
+    bindparam,
+    func,
+    null,
+    select,
+    update,
+)
 
-from carbon_points.domain.account import ActionCredited, ActionReversed, TapRecorded
+from carbon_points.domain.account import ActionReversed, TapRecorded
 from carbon_points.domain.quantity import civil_day
 from carbon_points.journal.entry import action_id
-from carbon_points.projections.rows import Batch, Rows, Snapshot, metadata, once, paged, place, write
+from carbon_points.projections import city
+from carbon_points.projections.rows import Batch, Made, Snapshot, fields, key, metadata, once, paged
 
-IDS_A_QUERY = 400
+REPORTS_A_QUERY = 400
 Status = Literal["credited", "pending", "refused", "paired", "reversed"]
 
-ACTIONS = Table(
+ACTIONS = Table(  # nearly all rows there are: in an order that leaves no holes between the columns
     "actions",
     metadata,
-    *place(),
+    key("partition", SmallInteger),
+    once("day", Date),
+    key("position", BigInteger),
+    once("reduction_mg", BigInteger),
+    once("points", BigInteger),
     once("source"),
     once("record_id"),
     once("resident"),
     once("behaviour"),
     once("methodology"),
-    once("version", nullable=True),
-    once("day", Date),
-    once("county", nullable=True),
-    once("reduction_mg", BigInteger),
-    once("points", BigInteger),
+    once("version"),  # "": a tap has none
+    once("county"),  # "" where nobody said it
     once("status"),
-    Index("actions_by_record", "record_id", "partition"),
+    Index("actions_by_record", "record_id"),
     Index("actions_by_source", "source", "partition", "position"),
-    Index("actions_by_day", "day"),
+    # Days come nearly in order: on PostgreSQL it is enough to know which are in which stretch of the table.
+    Index("actions_by_day", "day", postgresql_using="brin", postgresql_with={"autosummarize": True}),
 )
 
 
@@ -58,77 +73,72 @@ class Action(Struct, frozen=True):
     status: Status
 
 
-def fold(batch: Batch) -> Rows:
-    rows = Rows(ACTIONS)
-    for position, credited in batch.of(ActionCredited):
-        rows.put(
-            **_reported(batch, position, credited),
-            version=credited.version,
-            day=credited.day,
-            reduction_mg=credited.reduction_mg,
-            points=credited.points,
-            status="credited",
+def fold(batch: Batch, made: Made) -> None:
+    n = batch.partition
+    made[ACTIONS].written += [
+        (
+            *(n, day, position, e.reduction_mg, e.points, e.source, e.record_id, e.resident),
+            *(e.behaviour, e.methodology, e.version, e.county or "", "credited"),
         )
-    for position, tap in batch.of(TapRecorded):
-        status = "refused" if tap.refused else "pending"
-        rows.put(**_reported(batch, position, tap), day=civil_day(tap.occurred_at), status=status)
-    return rows
+        for position, e, day in batch.credited
+    ]
+    for position, e in batch.of(TapRecorded):
+        made[ACTIONS].put(
+            partition=n,
+            day=civil_day(e.occurred_at),
+            position=position,
+            source=e.source,
+            record_id=e.record_id,
+            resident=e.resident,
+            behaviour=e.behaviour,
+            methodology=e.methodology,
+            version="",
+            county=e.county or "",
+            status="refused" if e.refused else "pending",
+        )
+    for _, e, _ in batch.credited:
+        if e.paired_with is not None:  # a ride's two taps are reports of one source
+            made.become[n, e.source, e.paired_with] = "paired"
+    for _, e in batch.of(ActionReversed):
+        made.become[n, e.source, e.record_id] = "reversed"
+        made.taken_back[n, e.source, e.record_id] = e
 
 
-def _reported(batch: Batch, position: int, event: ActionCredited | TapRecorded) -> dict[str, object]:
-    return {
-        "partition": batch.partition,
-        "position": position,
-        "source": event.source,
-        "record_id": event.record_id,
-        "resident": event.resident,
-        "behaviour": event.behaviour,
-        "methodology": event.methodology,
-        "county": event.county,
-    }
+_PARTITION, _SOURCE, _RECORD, _COUNTY, _STATUS = (
+    list(ACTIONS.c).index(ACTIONS.c[name]) for name in ("partition", "source", "record_id", "county", "status")
+)
 
 
-class Stored(NamedTuple):
-    """What the rest of a batch needs to know of a row."""
-
-    position: int
-    source: str
-    resident: str
-    methodology: str
-    county: str | None
-    status: Status
-
-
-def changes(batch: Batch, stored: Mapping[str, Sequence[Stored]]) -> dict[int, Status]:
-    """What becomes of which rows, by position, through the batch's rides and reversals. `stored`: by record id.
-
-    A ride does not say which source reported its other tap: whichever did, for this resident, before the ride.
-    """
-    changed: dict[int, Status] = {}
-    for position, ride in batch.of(ActionCredited):
-        for row in stored.get(ride.paired_with or "", ()):
-            theirs = (row.resident, row.methodology) == (ride.resident, ride.methodology)
-            if theirs and row.position < position and row.status in ("pending", "refused"):
-                changed[row.position] = "paired"
-    for _, event in batch.of(ActionReversed):
-        for row in stored[event.record_id]:
-            if row.source == event.source and row.status == "credited":
-                changed[row.position] = "reversed"
-    return changed
+def become(made: Made) -> None:
+    """Tell those rows what became of them that are not written yet. What is left waits for `become_stored`."""
+    if not made.become:
+        return
+    rows = made[ACTIONS].written
+    for i, row in enumerate(rows):
+        report = row[_PARTITION], row[_SOURCE], row[_RECORD]
+        if status := made.become.pop(report, None):
+            rows[i] = (*row[:_STATUS], status)
+            city.take_back(made, report, row[_COUNTY])
 
 
-def find(connection: Connection, partition: int, records: Iterable[str]) -> dict[str, list[Stored]]:
-    """The rows of a partition that have one of these record ids."""
-    wanted, found = sorted(set(records)), dict[str, list[Stored]]()
-    columns = (ACTIONS.c[name] for name in Stored._fields)
-    query = select(ACTIONS.c.record_id, *columns).where(ACTIONS.c.partition == partition)
-    for start in range(0, len(wanted), IDS_A_QUERY):
-        some = query.where(ACTIONS.c.record_id.in_(wanted[start : start + IDS_A_QUERY]))
-        for record, *rest in connection.execute(some):
-            found.setdefault(record, []).append(Stored(*rest))
-    return found
+def become_stored(connection: Connection, made: Made) -> None:
+    """Tell the stored rows what became of them."""
+    waiting = sorted(made.become)
+    changed: list[dict[str, Any]] = []
+    for start in range(0, len(waiting), REPORTS_A_QUERY):
+        records = {record for _, _, record in waiting[start : start + REPORTS_A_QUERY]}
+        for partition, position, source, record, county in connection.execute(_FIND, {"records": records}):
+            report = partition, source, record
+            if status := made.become.pop(report, None):
+                changed.append({"of_partition": partition, "of_position": position, "becomes": status})
+                city.take_back(made, report, county)
+    if changed:  # by their places: by record, SQLite's planner reads a partition from its beginning instead
+        connection.execute(_BECOME, changed)
 
 
+_FIND: Select[*tuple[Any, ...]] = select(
+    *(ACTIONS.c[name] for name in ("partition", "position", "source", "record_id", "county"))
+).where(ACTIONS.c.record_id.in_(bindparam("records", expanding=True)))
 _BECOME = (
     update(ACTIONS)
     .where(ACTIONS.c.partition == bindparam("of_partition"), ACTIONS.c.position == bindparam("of_position"))
@@ -136,26 +146,18 @@ _BECOME = (
 )
 
 
-def apply(connection: Connection, batch: Batch) -> None:
-    """Rows come first, so that a tap and its ride, or an action and its reversal, may share a batch.
-
-    Others are changed by their places: by record, SQLite's planner reads a partition from its beginning instead.
-    """
-    write(connection, fold(batch))
-    paired = [ride.paired_with for _, ride in batch.of(ActionCredited) if ride.paired_with is not None]
-    reversed_ = [event.record_id for _, event in batch.of(ActionReversed)]
-    changed = changes(batch, find(connection, batch.partition, paired + reversed_))
-    if changed:
-        rows = [
-            {"of_partition": batch.partition, "of_position": position, "becomes": status}
-            for position, status in changed.items()
-        ]
-        connection.execute(_BECOME, rows)
-
-
 # -- reading ---------------------------------------------------------------------------------------------------------
 
-_LISTED = select(ACTIONS.c.partition, *(ACTIONS.c[name] for name in Action.__struct_fields__ if name != "action_id"))
+_LISTED = select(
+    ACTIONS.c.partition,
+    *fields(
+        ACTIONS,
+        Action,
+        action_id=null(),
+        version=func.nullif(ACTIONS.c.version, ""),
+        county=func.nullif(ACTIONS.c.county, ""),
+    ),
+)
 
 
 def actions(
@@ -184,9 +186,9 @@ def actions(
 def action(at: Snapshot, source: str, record_id: str) -> Action | None:
     """One action. A record that two partitions hold, for two residents, is told by its first place."""
     # By record alone: an index of the source's own would lead through all of its actions.
-    found = at.placed(_action, paged(_LISTED.where(ACTIONS.c.record_id == record_id), ACTIONS, None, IDS_A_QUERY))
+    found = at.placed(_action, paged(_LISTED.where(ACTIONS.c.record_id == record_id), ACTIONS, None, REPORTS_A_QUERY))
     return next((action for action in found if action.source == source), None)
 
 
-def _action(position: str, source: str, record_id: str, *rest: Any) -> Action:
+def _action(position: str, _: None, source: str, record_id: str, *rest: Any) -> Action:
     return Action(position, action_id(source, record_id), source, record_id, *rest)

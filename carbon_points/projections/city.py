@@ -4,18 +4,16 @@ A behaviour is here its methodology: rides made of taps count once, as rides. Qu
 methodology's unit, exact; a quantity has no meaning across behaviours, and is only told by behaviour.
 """
 
-from collections.abc import Mapping
 from datetime import date
 from decimal import Decimal
 from typing import Any
 
 from msgspec import Struct
-from sqlalchemy import ColumnElement, Connection, Date, Select, Table, select
+from sqlalchemy import ColumnElement, Date, Select, Table, select
 
 from carbon_points.domain.account import AccountOpened, ActionCredited, ActionReversed
 from carbon_points.domain.quantity import civil_day
-from carbon_points.projections.actions import find
-from carbon_points.projections.rows import Batch, Rows, Snapshot, added, key, metadata, total, write
+from carbon_points.projections.rows import Batch, Made, Report, Snapshot, added, key, metadata, total
 
 MILLION = 1_000_000
 
@@ -89,43 +87,27 @@ class CountyTotal(Struct, frozen=True):
     points: int
 
 
-def fold(batch: Batch, county_of: Mapping[tuple[str, str], str | None]) -> Rows:
-    """`county_of` has the county of each action that the batch reverses, by source and record id."""
-    rows = Rows(CITY)
-    for _, credited in batch.of(ActionCredited):
-        _add(rows, credited, credited.county, 1)
-    for _, event in batch.of(ActionReversed):
-        _add(rows, event, county_of[event.source, event.record_id], -1)
-    return rows
+def fold(batch: Batch, made: Made) -> None:
+    """A reversal does not say where its action was done: the action's own row does, and brings `take_back`."""
+    made[CITY].add(((day, e.methodology, e.county or ""), _figures(e, 1)) for _, e, day in batch.credited)
 
 
-def _add(rows: Rows, event: ActionCredited | ActionReversed, county: str | None, sign: int) -> None:
-    rows.put(
-        day=event.day,
-        behaviour=event.methodology,
-        county=county or "",
-        actions=sign,
-        counted_millionths=sign * int(event.counted * MILLION),
-        reduction_mg=sign * event.reduction_mg,
-        points=sign * event.points,
-    )
+def take_back(made: Made, report: Report, county: str) -> None:
+    """Count an action no more that was reversed, if it was."""
+    if event := made.taken_back.pop(report, None):
+        made[CITY].add([((event.day, event.methodology, county), _figures(event, -1))])
 
 
-def fold_days(batch: Batch) -> Rows:
-    rows = Rows(DAYS)
+def _figures(event: ActionCredited | ActionReversed, sign: int) -> tuple[int, ...]:
+    return sign, sign * int(event.counted * MILLION), sign * event.reduction_mg, sign * event.points
+
+
+def fold_days(batch: Batch, made: Made) -> None:
+    rows = made[DAYS]
     for _, opened in batch.of(AccountOpened):
         rows.put(day=civil_day(opened.recorded_at), residents=1)
-    for kind, sign in ((ActionCredited, 1), (ActionReversed, -1)):
-        for _, event in batch.of(kind):
-            rows.put(day=event.day, actions=sign, reduction_mg=sign * event.reduction_mg, points=sign * event.points)
-    return rows
-
-
-def apply(connection: Connection, batch: Batch) -> None:
-    """A reversal does not say where its action was done; the action's own row, written by now, does."""
-    found = find(connection, batch.partition, [event.record_id for _, event in batch.of(ActionReversed)])
-    county_of = {(row.source, record): row.county for record, rows in found.items() for row in rows}
-    write(connection, fold(batch, county_of), fold_days(batch))
+    rows.add(((day,), (1, e.reduction_mg, e.points, 0)) for _, e, day in batch.credited)
+    rows.add(((e.day,), (-1, -e.reduction_mg, -e.points, 0)) for _, e in batch.of(ActionReversed))
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------

@@ -4,14 +4,14 @@ from datetime import datetime
 from typing import Literal
 
 from msgspec import Struct
-from sqlalchemy import BigInteger, Connection, Table, select
+from sqlalchemy import BigInteger, Table, select
 
 from carbon_points.domain.fund import MerchantPaid, MoneyReceived
 from carbon_points.projections import lots, merchants
 from carbon_points.projections.rows import (
     Batch,
+    Made,
     Moment,
-    Rows,
     Snapshot,
     added,
     fields,
@@ -21,7 +21,6 @@ from carbon_points.projections.rows import (
     paged,
     place,
     total,
-    write,
 )
 
 RECEIPTS = Table(
@@ -85,10 +84,9 @@ class Fund(Struct, frozen=True):
     due_fen: int
 
 
-def fold(batch: Batch) -> list[Rows]:
-    receipts_, payments_, flows = Rows(RECEIPTS), Rows(PAYMENTS), Rows(FUND)
+def fold(batch: Batch, made: Made) -> None:
     for position, received in batch.of(MoneyReceived):
-        receipts_.put(
+        made[RECEIPTS].put(
             partition=batch.partition,
             position=position,
             receipt_id=received.receipt_id,
@@ -98,9 +96,9 @@ def fold(batch: Batch) -> list[Rows]:
             sale_id=received.sale_id,
             recorded_at=received.recorded_at,
         )
-        flows.put(flow=received.origin, movements=1, amount_fen=received.amount_fen)
+        made[FUND].put(flow=received.origin, movements=1, amount_fen=received.amount_fen)
     for position, paid in batch.of(MerchantPaid):
-        payments_.put(
+        made[PAYMENTS].put(
             partition=batch.partition,
             position=position,
             merchant=paid.merchant,
@@ -108,12 +106,7 @@ def fold(batch: Batch) -> list[Rows]:
             amount_fen=paid.amount_fen,
             recorded_at=paid.recorded_at,
         )
-        flows.put(flow="merchant", movements=1, amount_fen=paid.amount_fen)
-    return [receipts_, payments_, flows]
-
-
-def apply(connection: Connection, batch: Batch) -> None:
-    write(connection, *fold(batch))
+        made[FUND].put(flow="merchant", movements=1, amount_fen=paid.amount_fen)
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------

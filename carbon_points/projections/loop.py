@@ -16,6 +16,7 @@ from typing import BinaryIO
 from msgspec import Struct
 
 from carbon_points.journal.journal import Journal
+from carbon_points.projections.filling import fill
 from carbon_points.projections.ranker import Ranker
 from carbon_points.projections.read_model import ReadModel
 
@@ -172,6 +173,7 @@ def rebuild(journal: Journal, url: str) -> RebuildReport:
     live = ReadModel(url, keep=True)
     try:
         with live.beside() as made:
+            fill(made, journal)
             follow(journal, made)
             live.replace_with(made, lambda: follow(journal, made))
             entries = sum(live.positions().values())

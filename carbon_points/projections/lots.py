@@ -6,13 +6,14 @@ are moved by the domain's own `evolve`, on lots made from the stored blocks: one
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Literal
 
 from msgspec import Struct, structs
 from sqlalchemy import BigInteger, Connection, Index, Table, delete, func, select, tuple_
 
 from carbon_points.domain import lot as domain
-from carbon_points.domain.account import ActionCredited, ActionReversed, ReductionsPooled
+from carbon_points.domain.account import ActionReversed, ReductionsPooled
 from carbon_points.domain.fund import MoneyReceived
 from carbon_points.domain.lot import (
     GatheringFacts,
@@ -28,8 +29,8 @@ from carbon_points.domain.quantity import MG_PER_KG, month_of
 from carbon_points.projections.rows import (
     Batch,
     Json,
+    Made,
     Moment,
-    Rows,
     Snapshot,
     added,
     fields,
@@ -40,7 +41,6 @@ from carbon_points.projections.rows import (
     paged,
     place,
     total,
-    write,
 )
 
 BlockState = Literal["for_sale", "sold", "retired"]
@@ -262,52 +262,38 @@ class Certificate(Struct, frozen=True):
 # -- folding ---------------------------------------------------------------------------------------------------------
 
 
-def fold(batch: Batch) -> list[Rows]:
-    """All but the blocks, which follow from what is stored."""
-    return [
-        _unpooled(batch),
-        _pooled(batch),
-        _pools(batch),
-        _verifications(batch),
-        _lots(batch),
-        _sales(batch),
-        _received(batch),
-        _retirements(batch),
-    ]
+def fold(batch: Batch, made: Made) -> None:
+    for feature in (_unpooled, _pooled, _pools, _verifications, _lots, _sales, _received, _retirements):
+        feature(batch, made)
+    made.units += [e for _, e in batch.events if isinstance(e, LotIssued | UnitsSold | UnitsRetired)]
 
 
-def apply(connection: Connection, batch: Batch) -> None:
-    write(connection, *fold(batch))
-    _move_units(connection, batch)
-
-
-def _unpooled(batch: Batch) -> Rows:
+def _unpooled(batch: Batch, made: Made) -> None:
     """Milligrams by month that no pool took. What paid a debt was never there to be taken."""
-    rows = Rows(UNPOOLED)
-    for sign, type_ in ((1, ActionCredited), (-1, ActionReversed)):
-        for _, e in batch.of(type_):
-            rows.put(
-                methodology=e.methodology,
-                version=e.version,
-                resident=e.resident,
-                month=month_of(e.day),
-                mg=sign * (e.reduction_mg - e.debt_mg),
-            )
+    rows = made[UNPOOLED]
+    rows.add(
+        ((e.methodology, e.version, e.resident, _month(day)), (e.reduction_mg - e.debt_mg,))
+        for _, e, day in batch.credited
+    )
+    rows.add(
+        ((e.methodology, e.version, e.resident, _month(e.day)), (e.debt_mg - e.reduction_mg,))
+        for _, e in batch.of(ActionReversed)
+    )
     for _, e in batch.of(ReductionsPooled):
-        for month, mg in e.taken:
-            rows.put(methodology=e.methodology, version=e.version, resident=e.resident, month=month, mg=-mg)
-    return rows
+        rows.add(((e.methodology, e.version, e.resident, month), (-mg,)) for month, mg in e.taken)
 
 
-def _pooled(batch: Batch) -> Rows:
-    rows = Rows(POOLED)
+_month = lru_cache(month_of)
+
+
+def _pooled(batch: Batch, made: Made) -> None:
+    rows = made[POOLED]
     for _, e in batch.of(ReductionsPooled):
         rows.put(pool_id=e.pool_id, resident=e.resident, mg=e.reduction_mg)
-    return rows
 
 
-def _pools(batch: Batch) -> Rows:
-    rows = Rows(POOLS)
+def _pools(batch: Batch, made: Made) -> None:
+    rows = made[POOLS]
     for position, e in batch.of(PoolOpened):
         rows.put(
             pool_id=e.pool_id,
@@ -329,11 +315,10 @@ def _pools(batch: Batch) -> Rows:
         rows.put(pool_id=e.pool_id, verified_mg=e.verified_mg)
     for _, e in batch.of(LotIssued):
         rows.put(pool_id=e.pool_id, issued_mg=e.kg * MG_PER_KG)
-    return rows
 
 
-def _verifications(batch: Batch) -> Rows:
-    rows = Rows(VERIFICATIONS)
+def _verifications(batch: Batch, made: Made) -> None:
+    rows = made[VERIFICATIONS]
     for position, e in batch.of(PoolVerified):
         rows.put(
             partition=batch.partition,
@@ -345,11 +330,10 @@ def _verifications(batch: Batch) -> Rows:
             verified_mg=e.verified_mg,
             recorded_at=e.recorded_at,
         )
-    return rows
 
 
-def _lots(batch: Batch) -> Rows:
-    rows = Rows(LOTS)
+def _lots(batch: Batch, made: Made) -> None:
+    rows = made[LOTS]
     for position, e in batch.of(LotIssued):
         rows.put(
             pool_id=e.pool_id,
@@ -365,11 +349,10 @@ def _lots(batch: Batch) -> Rows:
         rows.put(pool_id=e.pool_id, lot_id=e.lot_id, sold_kg=e.kg)
     for _, e in batch.of(UnitsRetired):
         rows.put(pool_id=e.pool_id, lot_id=e.lot_id, retired_kg=e.kg)
-    return rows
 
 
-def _sales(batch: Batch) -> Rows:
-    rows = Rows(SALES)
+def _sales(batch: Batch, made: Made) -> None:
+    rows = made[SALES]
     for position, e in batch.of(UnitsSold):
         rows.put(
             partition=batch.partition,
@@ -383,19 +366,17 @@ def _sales(batch: Batch) -> Rows:
             serials=e.serials,
             sold_at=e.recorded_at,
         )
-    return rows
 
 
-def _received(batch: Batch) -> Rows:
-    rows = Rows(RECEIVED)
+def _received(batch: Batch, made: Made) -> None:
+    rows = made[RECEIVED]
     for _, e in batch.of(MoneyReceived):
         if e.sale_id is not None:
             rows.put(sale_id=e.sale_id, amount_fen=e.amount_fen)
-    return rows
 
 
-def _retirements(batch: Batch) -> Rows:
-    rows = Rows(RETIREMENTS)
+def _retirements(batch: Batch, made: Made) -> None:
+    rows = made[RETIREMENTS]
     for position, e in batch.of(UnitsRetired):
         rows.put(
             partition=batch.partition,
@@ -412,25 +393,23 @@ def _retirements(batch: Batch) -> Rows:
             serials=e.serials,
             retired_at=e.recorded_at,
         )
-    return rows
 
 
 # -- blocks of units -------------------------------------------------------------------------------------------------
 
 
-def _move_units(connection: Connection, batch: Batch) -> None:
-    """Write the blocks of every lot that the batch touched anew."""
-    moves = [e for _, e in batch.events if isinstance(e, LotIssued | UnitsSold | UnitsRetired)]
+def move_units(connection: Connection, made: Made) -> None:
+    """Write the blocks of every lot whose units moved anew."""
+    moves = [e for e in made.units if isinstance(e, LotIssued | UnitsSold | UnitsRetired)]
     if not moves:
         return
+    made.units.clear()
     touched = tuple_(BLOCKS.c.pool_id, BLOCKS.c.lot_id).in_({(e.pool_id, e.lot_id) for e in moves})
     stored = connection.execute(select(*fields(BLOCKS, Block)).where(touched))
     after = moved([Block(*row) for row in stored], moves)
     connection.execute(delete(BLOCKS).where(touched))
-    rows = Rows(BLOCKS)
     for block in after:
-        rows.put(**structs.asdict(block))
-    write(connection, rows)
+        made[BLOCKS].put(**structs.asdict(block))
 
 
 def moved(stored: Sequence[Block], moves: Sequence[LotIssued | UnitsSold | UnitsRetired]) -> list[Block]:

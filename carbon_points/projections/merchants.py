@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Literal
 
 from msgspec import Struct, structs
-from sqlalchemy import BigInteger, ColumnElement, Connection, Index, Table, and_, case, false, null, or_, select
+from sqlalchemy import BigInteger, ColumnElement, Index, Table, and_, case, false, null, or_, select
 
 from carbon_points.domain.account import PointsCaptured, PointsRefunded
 from carbon_points.domain.fund import MerchantPaid
@@ -23,8 +23,8 @@ from carbon_points.domain.merchant import (
 from carbon_points.projections.rows import (
     Batch,
     Json,
+    Made,
     Moment,
-    Rows,
     Snapshot,
     added,
     fields,
@@ -34,7 +34,6 @@ from carbon_points.projections.rows import (
     once,
     paged,
     total,
-    write,
 )
 
 MERCHANTS = Table(
@@ -148,16 +147,13 @@ class Settlement(Struct, frozen=True):
 # -- folding ---------------------------------------------------------------------------------------------------------
 
 
-def fold(batch: Batch) -> list[Rows]:
-    return [_merchants(batch), _terminals(batch), _movements(batch), _settlements(batch)]
+def fold(batch: Batch, made: Made) -> None:
+    for feature in (_merchants, _terminals, _movements, _settlements):
+        feature(batch, made)
 
 
-def apply(connection: Connection, batch: Batch) -> None:
-    write(connection, *fold(batch))
-
-
-def _merchants(batch: Batch) -> Rows:
-    rows = Rows(MERCHANTS)
+def _merchants(batch: Batch, made: Made) -> None:
+    rows = made[MERCHANTS]
     for _, e in batch.of(MerchantRegistered):
         rows.put(merchant=e.merchant, name=e.name, fen_per_point=e.fen_per_point, county=e.county)
     for _, e in batch.of(PriceChanged):
@@ -170,18 +166,16 @@ def _merchants(batch: Batch) -> Rows:
         rows.put(merchant=e.merchant, settlements=1, settled_points=e.points, settled_fen=e.amount_fen)
     for _, e in batch.of(MerchantPaid):
         rows.put(merchant=e.merchant, paid_fen=e.amount_fen)
-    return rows
 
 
-def _terminals(batch: Batch) -> Rows:
-    rows = Rows(TERMINALS)
+def _terminals(batch: Batch, made: Made) -> None:
+    rows = made[TERMINALS]
     for _, e in batch.of(TerminalEnrolled):
         rows.put(merchant=e.merchant, terminal=e.terminal, enrolled_at=e.recorded_at)
-    return rows
 
 
-def _movements(batch: Batch) -> Rows:
-    rows = Rows(MOVEMENTS)
+def _movements(batch: Batch, made: Made) -> None:
+    rows = made[MOVEMENTS]
     for kind, type_ in (("capture", PointsCaptured), ("refund", PointsRefunded)):
         for position, e in batch.of(type_):
             rows.put(
@@ -194,11 +188,10 @@ def _movements(batch: Batch) -> Rows:
                 amount_fen=e.amount_fen,
                 recorded_at=e.recorded_at,
             )
-    return rows
 
 
-def _settlements(batch: Batch) -> Rows:
-    rows = Rows(SETTLEMENTS)
+def _settlements(batch: Batch, made: Made) -> None:
+    rows = made[SETTLEMENTS]
     for position, e in batch.of(SettlementClosed):
         rows.put(
             merchant=e.merchant,
@@ -215,7 +208,6 @@ def _settlements(batch: Batch) -> Rows:
         )
     for _, e in batch.of(MerchantPaid):
         rows.put(merchant=e.merchant, settlement_id=e.settlement_id, paid_at=e.recorded_at, paid_fen=e.amount_fen)
-    return rows
 
 
 # -- merchants -------------------------------------------------------------------------------------------------------

@@ -11,12 +11,12 @@ from datetime import date, timedelta
 from typing import Any, Literal
 
 from msgspec import Struct
-from sqlalchemy import BigInteger, ColumnElement, Connection, Date, Index, Table, func, select, tuple_
+from sqlalchemy import BigInteger, ColumnElement, Date, Index, Table, func, select, tuple_
 
 from carbon_points.domain.account import ActionReversed
 from carbon_points.projections.cache import CityCache
 from carbon_points.projections.residents import RESIDENTS
-from carbon_points.projections.rows import Batch, Rows, Snapshot, added, key, metadata, once, place, total, write
+from carbon_points.projections.rows import Batch, Made, Snapshot, added, key, metadata, once, place, total
 
 Period = Literal["this-week", "last-week", "this-month", "last-month"]
 Within = Literal["city", "county"]
@@ -57,9 +57,9 @@ RANKED = Table(
 )
 
 
-def apply(connection: Connection, batch: Batch) -> None:
+def fold(batch: Batch, made: Made) -> None:
     """A reversal changes the row of its action where it stands: what it takes back is told by a place of its own."""
-    rows = Rows(TAKEN_BACK)
+    rows = made[TAKEN_BACK]
     for position, event in batch.of(ActionReversed):
         rows.put(
             partition=batch.partition,
@@ -68,7 +68,6 @@ def apply(connection: Connection, batch: Batch) -> None:
             day=event.day,
             reduction_mg=event.reduction_mg,
         )
-    write(connection, rows)
 
 
 class Span(Struct, frozen=True):

@@ -48,16 +48,15 @@ from carbon_points.projections import (
     rankings,
     redemptions,
     residents,
-    statements,
     trial_balance,
 )
-from carbon_points.projections.rows import Batch, Snapshot, key, metadata, once
+from carbon_points.projections.rows import Batch, Made, Rows, Snapshot, key, metadata, once, write
 
 _log = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 
-FOLD = 1  # raised when the same entries come to mean other rows
+FOLD = 3  # raised when the same entries come to mean other rows
 BUSY_SECONDS = 20  # how long a writer waits for another
 POOL_SIZE = 10
 LOCK_TRIES = 60  # of half a second each, and as long a pause
@@ -65,20 +64,20 @@ LOCK_MILLISECONDS = 500
 STEP_PAGES = 16  # fewer than even an empty model has
 LOOK_SECONDS = 0.02  # how often a waiting reader looks what other processes applied
 
-# Actions first: what they say of a reversed one is read by the city. What all partitions write comes last, so that
-# its rows are locked for the shortest time, and in the same order by all.
-FEATURES: tuple[Callable[[Connection, Batch], None], ...] = (
-    actions.apply,
-    statements.apply,
-    residents.apply,
-    redemptions.apply,
-    lots.apply,
-    merchants.apply,
-    fund.apply,
-    rankings.apply,
-    city.apply,
-    trial_balance.apply,
+FEATURES: tuple[Callable[[Batch, Made], None], ...] = (
+    actions.fold,
+    residents.fold,
+    redemptions.fold,
+    lots.fold,
+    merchants.fold,
+    fund.fold,
+    rankings.fold,
+    city.fold,
+    city.fold_days,
+    trial_balance.fold,
 )
+# What all partitions write comes last, so that its rows are locked for the shortest time, and in the same order by all.
+SHARED = [fund.FUND, city.CITY, city.DAYS, trial_balance.ACCOUNTS]
 
 POSITIONS = Table("positions", metadata, key("partition", BigInteger), once("position", BigInteger))
 SHAPE = Table("shape", metadata, key("digest"))
@@ -102,7 +101,7 @@ class ReadModel:
         self.engine = _engine(self.url, schema)
         self._writing = self.engine.execution_options(writes=True)
         self._reading = self.engine
-        if self._postgres:
+        if self.on_postgres:
             self._reading = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self._seen: dict[int, int] = {}
         self.wanted = threading.Event()  # somebody waits for the rows to follow
@@ -110,7 +109,7 @@ class ReadModel:
         self.made = self._create(keep)
 
     @property
-    def _postgres(self) -> bool:
+    def on_postgres(self) -> bool:
         return self.engine.dialect.name == "postgresql"
 
     def _create(self, keep: bool) -> bool:
@@ -119,7 +118,7 @@ class ReadModel:
             if self._stands(connection, keep):
                 return False
         with self._writing.begin() as connection:
-            schema = self.schema if self._postgres else None
+            schema = self.schema if self.on_postgres else None
             if schema:
                 connection.execute(_ONE_CREATES)
                 connection.execute(CreateSchema(schema, if_not_exists=True))
@@ -133,7 +132,7 @@ class ReadModel:
         return True
 
     def _stands(self, connection: Connection, keep: bool) -> bool:
-        there = inspect(connection).has_table(SHAPE.name, schema=self.schema if self._postgres else None)
+        there = inspect(connection).has_table(SHAPE.name, schema=self.schema if self.on_postgres else None)
         return there and (keep or connection.scalars(select(SHAPE.c.digest)).all() == [shape()])
 
     # -- following the log -------------------------------------------------------------------------------------------
@@ -148,31 +147,36 @@ class ReadModel:
 
         Those applied before are skipped. Raises Gap, Unreadable, or SQLAlchemy's DBAPIError; then nothing changed.
         """
-        events = [(entry.position, codec.decode(entry.type, entry.state)) for entry in entries]
-        with self._writing.begin() as connection:
-            if self._postgres:  # a crash may take the last transactions, rows and position: the log has them all
-                connection.execute(_NOT_DURABLE)
+        with self.writing() as connection:
             stored = self._locked(connection, partition)
-            fresh = [(position, happened) for position, happened in events if position > stored]
-            if [position for position, _ in fresh] != list(range(stored + 1, stored + 1 + len(fresh))):
-                raise Gap(f"partition {partition}: entry {fresh[0][0]} or one after it does not follow {stored}")
-            if fresh:
-                batch = Batch(partition, fresh)
-                for apply in FEATURES:
-                    apply(connection, batch)
-                stored += len(fresh)
+            made = Made()
+            if fresh := fold(partition, entries, stored, made):
+                actions.become(made)
+                actions.become_stored(connection, made)
+                lots.move_units(connection, made)
+                for rows in in_order(made):
+                    write(connection, rows)
+                stored += fresh
                 connection.execute(update(POSITIONS).where(POSITIONS.c.partition == partition).values(position=stored))
         with self._applied:
             self._seen[partition] = max(stored, self._seen.get(partition, 0))
             self._applied.notify_all()
         return stored
 
+    @contextmanager
+    def writing(self) -> Generator[Connection]:
+        """A transaction. A crash of PostgreSQL may take the last ones, rows and position: the log has them all."""
+        with self._writing.begin() as connection:
+            if self.on_postgres:
+                connection.execute(_NOT_DURABLE)
+            yield connection
+
     def _locked(self, connection: Connection, partition: int) -> int:
         """The stored position, which no one else moves before this transaction ends."""
         query = select(POSITIONS.c.position).where(POSITIONS.c.partition == partition).with_for_update()
         stored = connection.scalar(query)
         if stored is None:
-            added = (postgresql if self._postgres else sqlite).insert(POSITIONS).on_conflict_do_nothing()
+            added = (postgresql if self.on_postgres else sqlite).insert(POSITIONS).on_conflict_do_nothing()
             connection.execute(added, {"partition": partition, "position": 0})
             stored = connection.scalar(query)
             assert stored is not None
@@ -230,7 +234,7 @@ class ReadModel:
     def beside(self) -> Generator["ReadModel"]:
         """An empty model beside this one, to be filled and to replace it. What is left of it at the end goes."""
         following = f"{self.schema}_next"
-        if self._postgres:
+        if self.on_postgres:
             self._drop(following)
             made = ReadModel(self.url.render_as_string(hide_password=False), schema=following)
         else:
@@ -244,7 +248,7 @@ class ReadModel:
             yield made
         finally:
             made.close()
-            if self._postgres:
+            if self.on_postgres:
                 self._drop(following)
             else:
                 _unlink(_file(made.url) or Path())
@@ -255,7 +259,7 @@ class ReadModel:
         `catch_up` is called while nobody can write here: it brings `made` at least as far as these are, so that
         positions never go back. It may be called again.
         """
-        if self._postgres:
+        if self.on_postgres:
             self._rename(made, catch_up)
         else:
             self._copy(made, catch_up)
@@ -299,7 +303,7 @@ class ReadModel:
 
     def _lock_positions(self, connection: Connection, mode: str) -> None:
         """On PostgreSQL, the table that whoever reads or writes here touches first."""
-        if self._postgres:
+        if self.on_postgres:
             schema = self.engine.dialect.identifier_preparer.quote(self.schema)
             connection.execute(text(f"LOCK TABLE {schema}.{POSITIONS.name} IN {mode} MODE"))
 
@@ -323,6 +327,24 @@ class ReadModel:
             assert isinstance(into, sqlite3.Connection)
             origin.backup(into, pages=STEP_PAGES, progress=locked)
         assert not waiting, "the copy ended before the live file was locked"
+
+
+def fold(partition: int, entries: Sequence[Entry], stored: int, made: Made) -> int:
+    """Fold what comes after the stored position into `made`, and return how many entries. Raises Gap, Unreadable."""
+    events = [(entry.position, codec.decode(entry.type, entry.state)) for entry in entries if entry.position > stored]
+    if [position for position, _ in events] != list(range(stored + 1, stored + 1 + len(events))):
+        raise Gap(f"partition {partition}: entry {events[0][0]} or one after it does not follow {stored}")
+    if events:
+        batch = Batch(partition, events)
+        for feature in FEATURES:
+            feature(batch, made)
+    return len(events)
+
+
+def in_order(made: Made) -> list[Rows]:
+    """What there are rows for, in the order in which everybody writes it."""
+    order = [*sorted((table for table in made if table not in SHARED), key=lambda table: table.name), *SHARED]
+    return [made[table] for table in order if made[table]]
 
 
 def shape() -> str:

@@ -8,13 +8,13 @@ from datetime import datetime
 from typing import Literal
 
 from msgspec import Struct
-from sqlalchemy import BigInteger, Connection, Index, Table, case, func, select
+from sqlalchemy import BigInteger, Index, Table, case, func, select
 
 from carbon_points.domain.account import HoldReleased, PointsCaptured, PointsHeld, PointsRefunded
 from carbon_points.projections.rows import (
     Batch,
+    Made,
     Moment,
-    Rows,
     Snapshot,
     added,
     fields,
@@ -22,7 +22,6 @@ from carbon_points.projections.rows import (
     latest,
     metadata,
     paged,
-    write,
 )
 
 Status = Literal["held", "captured", "partially_refunded", "refunded", "voided", "expired"]
@@ -68,8 +67,8 @@ class Redemption(Struct, frozen=True):
     refunded_fen: int
 
 
-def fold(batch: Batch) -> Rows:
-    rows = Rows(REDEMPTIONS)
+def fold(batch: Batch, made: Made) -> None:
+    rows = made[REDEMPTIONS]
     for position, e in batch.of(PointsHeld):
         rows.put(
             redemption_id=e.redemption_id,
@@ -100,11 +99,6 @@ def fold(batch: Batch) -> Rows:
             refunded_points=e.points,
             refunded_fen=e.amount_fen,
         )
-    return rows
-
-
-def apply(connection: Connection, batch: Batch) -> None:
-    write(connection, fold(batch))
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------

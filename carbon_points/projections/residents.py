@@ -8,10 +8,10 @@ from datetime import datetime
 from typing import TypeVar
 
 from msgspec import Struct
-from sqlalchemy import BigInteger, Boolean, Connection, Table, select
+from sqlalchemy import BigInteger, Boolean, Table, select
 
-from carbon_points.domain.account import AccountFrozen, AccountOpened, ActionCredited, ActionReversed
-from carbon_points.projections.rows import Batch, Moment, Rows, Snapshot, added, fields, key, latest, metadata, write
+from carbon_points.domain.account import AccountFrozen, AccountOpened, ActionReversed
+from carbon_points.projections.rows import Batch, Made, Moment, Snapshot, added, fields, key, latest, metadata
 from carbon_points.projections.statements import points_moved
 
 K = TypeVar("K", bound=Struct)
@@ -60,8 +60,8 @@ class Balance(Struct, frozen=True):
     debt_points: int
 
 
-def fold(batch: Batch) -> Rows:
-    rows = Rows(RESIDENTS)
+def fold(batch: Batch, made: Made) -> None:
+    rows = made[RESIDENTS]
     for _, opened in batch.of(AccountOpened):
         rows.put(
             resident=opened.resident,
@@ -72,21 +72,17 @@ def fold(batch: Batch) -> Rows:
         )
     for _, changed in batch.of(AccountFrozen):
         rows.put(resident=changed.resident, frozen=changed.frozen)
-    for _, credited in batch.of(ActionCredited):
-        mg, debt_mg = credited.reduction_mg, -credited.debt_mg
-        rows.put(resident=credited.resident, actions=1, reduction_mg=mg, debt_mg=debt_mg)
+    rows.add(
+        ((e.resident,), (1, e.reduction_mg, -e.debt_mg, e.points - e.debt_points, 0, -e.debt_points))
+        for _, e, _ in batch.credited
+    )
     for _, reversed_ in batch.of(ActionReversed):
         mg, debt_mg = -reversed_.reduction_mg, reversed_.debt_mg
         rows.put(resident=reversed_.resident, actions=-1, reduction_mg=mg, debt_mg=debt_mg)
-    for position, event in batch.events:
+    for event, moves in batch.moved:
         resident: str | None = getattr(event, "resident", None)
-        if resident is not None and (moves := batch.moved.get(position)):
+        if resident is not None:
             rows.put(resident=resident, **points_moved(resident, moves))
-    return rows
-
-
-def apply(connection: Connection, batch: Batch) -> None:
-    write(connection, fold(batch))
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------

@@ -6,9 +6,10 @@ their order: rows depend neither on where a batch ends nor on how partitions int
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import cache
+from operator import add
 from typing import Any, TypeVar
 
 import msgspec
@@ -37,11 +38,13 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from carbon_points.domain.account import AccountOpened, ActionCredited, ActionReversed, ConsentGiven, TapRecorded
 from carbon_points.domain.event import Event
-from carbon_points.domain.posting import Posting, postings
+from carbon_points.domain.posting import postings
 
 E = TypeVar("E", bound=Event)
 K = TypeVar("K", bound=Struct)
+Report = tuple[int, str, str]  # partition, source, record id
 metadata = MetaData()
 
 # -- declaring -------------------------------------------------------------------------------------------------------
@@ -110,77 +113,151 @@ def latest(name: str, kind: TypeEngine[Any] | type[TypeEngine[Any]] = TEXT) -> C
 # -- folding ---------------------------------------------------------------------------------------------------------
 
 
+STILL = frozenset({AccountOpened, ConsentGiven, TapRecorded})  # the most frequent of those that move nothing
+
+
 class Batch:
     """Events of one partition, in order, at positions without gaps; and what each of them moved."""
 
     def __init__(self, partition: int, events: Sequence[tuple[int, Event]]) -> None:
         self.partition = partition
         self.events = events
-        self.moved: dict[int, list[Posting]] = {}
         self._by_type: dict[type[Event], list[tuple[int, Event]]] = {}
-        for position, event in events:
-            self._by_type.setdefault(type(event), []).append((position, event))
-            if moves := postings(event):
-                self.moved[position] = moves
+        for placed in events:
+            self._by_type.setdefault(type(placed[1]), []).append(placed)
+        # They are nearly all there is, and are looked at by many: each with its day, which takes a while to tell.
+        self.credited = [(position, event, event.day) for position, event in self.of(ActionCredited)]
+        self.moved = [
+            (event, moves)
+            for kind, placed in self._by_type.items()
+            if kind is not ActionCredited and kind not in STILL
+            for _, event in placed
+            if (moves := postings(event))
+        ]
 
     def of(self, kind: type[E]) -> list[tuple[int, E]]:
         """The events of one type, in order, each with its position."""
         return self._by_type.get(kind, [])  # pyright: ignore[reportReturnType]  # filed under their own type
 
 
+Key = tuple[Any, ...]
+
+
 class Rows:
-    """What a batch makes of one table, added up by key just as the database adds it to what it has."""
+    """What some events make of one table: rows as they are put, or added up by key just as the database does it.
+
+    The columns of a table that is added up are its key, what is latest, and what is added, in this order.
+    """
 
     def __init__(self, table: Table) -> None:
         self.table = table
+        self.once = not any("merge" in c.info for c in table.c)
+        self.written: list[tuple[Any, ...]] = []  # in the order of the columns
         self._key = [c.name for c in table.primary_key]
-        self._added = {c.name for c in table.c if c.info.get("merge") == "added"}
-        self._once = not any("merge" in c.info for c in table.c)
-        self._written: list[dict[str, Any]] = []
-        self._merged: dict[tuple[Any, ...], dict[str, Any]] = {}
+        self._latest = [c.name for c in table.c if c.info.get("merge") == "latest"]
+        self._added = [c.name for c in table.c if c.info.get("merge") == "added"]
+        self._empty = {c.name: 0 if _counts(c) else None for c in table.c}
+        self._nothing_told = (None,) * len(self._latest)
+        self._sums: dict[Key, tuple[int, ...]] = {}
+        self._told: dict[Key, tuple[Any, ...]] = {}
 
     def put(self, **row: Any) -> None:
         """A row, or an increment of one: what is left out is 0, or null, or stays as it was."""
-        if self._once:
-            self._written.append(row)
+        if self.once:
+            self.written.append(tuple([row.get(name, empty) for name, empty in self._empty.items()]))
             return
         own = tuple([row[name] for name in self._key])
-        known = self._merged.get(own)
-        if known is None:
-            self._merged[own] = row
-            return
-        for name, value in row.items():
-            if name in self._added:
-                known[name] = known.get(name, 0) + value
-            elif value is not None:
-                known[name] = value
+        self.add([(own, tuple([row.get(name, 0) for name in self._added]))])
+        told = tuple(map(row.get, self._latest))
+        if before := self._told.get(own):
+            told = tuple([old if new is None else new for old, new in zip(before, told, strict=True)])
+        self._told[own] = told
 
-    def __bool__(self) -> bool:
-        return bool(self._written or self._merged)
+    def add(self, increments: Iterable[tuple[Key, tuple[int, ...]]]) -> None:
+        """Keys, each with all that is added to it, in the order of the columns."""
+        sums = self._sums
+        known_of = sums.get
+        for own, figures in increments:
+            known = known_of(own)
+            sums[own] = figures if known is None else tuple(map(add, known, figures))
 
-    def sorted(self) -> list[dict[str, Any]]:
-        """What may meet other writers' rows comes in the order of the keys, and so do their locks."""
-        return self._written or [row for _, row in sorted(self._merged.items())]
+    def __len__(self) -> int:
+        return len(self.written) or len(self._sums)
+
+    def tuples(self, *, ordered: bool = True) -> list[tuple[Any, ...]]:
+        """Whole rows. What may meet other writers' rows comes in the order of the keys, and so do their locks."""
+        if self.once:
+            return self.written
+        told, nothing, sums = self._told, self._nothing_told, self._sums
+        return [own + told.get(own, nothing) + sums[own] for own in (sorted(sums) if ordered else sums)]
+
+    def records(self) -> list[dict[str, Any]]:
+        """The same by name. What is null may be left out, and is where all that is latest would be."""
+        if self.once:
+            names = list(self._empty)
+            return [dict(zip(names, row, strict=True)) for row in self.written]
+        names, told = [*self._key, *self._added], self._told
+        return [
+            dict(zip(names, own + self._sums[own], strict=True))
+            | (dict(zip(self._latest, told[own], strict=True)) if own in told else {})
+            for own in sorted(self._sums)
+        ]
+
+
+class Made(dict[Table, Rows]):
+    """What some batches make of all tables, until it is written; and what of it waits for a look at earlier rows."""
+
+    def __init__(self) -> None:
+        self.become: dict[Report, str] = {}  # what became of reports
+        self.taken_back: dict[Report, ActionReversed] = {}
+        self.units: list[Event] = []  # that move units of lots
+
+    def __missing__(self, table: Table) -> Rows:
+        made = self[table] = Rows(table)
+        return made
 
 
 # -- writing ---------------------------------------------------------------------------------------------------------
 
 
-def write(connection: Connection, *made: Rows) -> None:
-    """Add what a batch made to what is stored, one statement a table.
+def write(connection: Connection, rows: Rows) -> None:
+    """Add rows to what is stored.
 
     Not by SQLAlchemy's own way to many rows: it makes a dictionary of parameters for each, and that takes as long as
-    all the rest together. What a row leaves out is null, or 0.
+    all the rest together.
     """
-    for rows in made:
-        if rows and connection.dialect.name == "postgresql":
-            records = msgspec.json.encode(rows.sorted()).decode()
-            connection.execute(_insert_records(rows.table), {"rows": records})
-        elif rows:
-            statement, readers = _insert_tuples(rows.table, connection.dialect)
-            told = rows.sorted()
-            columns = [read(told) for read in readers]
-            connection.exec_driver_sql(statement, list(zip(*columns, strict=True)))
+    if not rows:
+        return
+    if connection.dialect.name != "postgresql":
+        statement, processors = _insert_tuples(rows.table, connection.dialect)
+        connection.exec_driver_sql(statement, _processed(rows.tuples(), processors))
+    elif not (rows.once and copy(connection, rows)):
+        told = msgspec.json.encode(rows.records()).decode()
+        connection.execute(_insert_records(rows.table), {"rows": told})
+
+
+def copy(connection: Connection, rows: Rows) -> bool:
+    """Put rows whose keys are not there yet into a table of PostgreSQL the shortest way, if it can be done.
+
+    Rows as lines of JSON are CSV but for their brackets, as long as no text has what JSON escapes.
+    """
+    lines = _lines.encode_lines(rows.tuples(ordered=False))[1:-2].replace(b"]\n[", b"\n")
+    if b"\\" in lines or any(isinstance(c.type, Json) for c in rows.table.c):
+        return False
+    into = f"COPY {stored_name(connection, rows.table)} FROM STDIN (FORMAT csv, NULL 'null')"
+    driver: Any = connection.connection.driver_connection
+    with driver.cursor() as cursor, cursor.copy(into) as copying:
+        copying.write(lines)
+    return True
+
+
+_lines = msgspec.json.Encoder()
+
+
+def stored_name(connection: Connection, table: Table) -> str:
+    """What a table is called on PostgreSQL, with the schema that this connection finds it in."""
+    schema = connection.get_execution_options()["schema_translate_map"][None]
+    return f"{connection.dialect.identifier_preparer.quote(schema)}.{table.name}"
 
 
 @cache
@@ -190,27 +267,31 @@ def _insert_records(table: Table) -> Executable:
         *(column(c.name, c.type) for c in table.c)
     )
     records = told.render_derived(with_types=True)
-    values = [func.coalesce(records.c[c.name], 0) if _counts(c) else records.c[c.name] for c in table.c]
-    return _merging(postgresql.insert(table).from_select([c.name for c in table.c], select(*values)))
+    return _merging(postgresql.insert(table).from_select([c.name for c in table.c], select(*records.c)))
 
 
 def _counts(of: Column[Any]) -> bool:
     return not of.nullable and not of.primary_key and isinstance(of.type, BigInteger)
 
 
+Processor = Callable[[Any], Any]
+
+
 @cache
-def _insert_tuples(table: Table, dialect: Dialect) -> tuple[str, list[Callable[[list[dict[str, Any]]], list[Any]]]]:
-    """The statement in the driver's own words, and what reads each of its columns from the rows."""
+def _insert_tuples(table: Table, dialect: Dialect) -> tuple[str, dict[int, Processor]]:
+    """The statement in the driver's own words, and what turns values of some columns into what the driver takes."""
     statement = str(_merging(sqlite.insert(table)).compile(dialect=dialect))
-    return statement, [_column_reader(c, dialect) for c in table.c]
+    processors = {i: c.type.dialect_impl(dialect).bind_processor(dialect) for i, c in enumerate(table.c)}
+    return statement, {i: process for i, process in processors.items() if process is not None}
 
 
-def _column_reader(of: Column[Any], dialect: Dialect) -> Callable[[list[dict[str, Any]]], list[Any]]:
-    name, empty = of.name, 0 if _counts(of) else None
-    process = of.type.dialect_impl(dialect).bind_processor(dialect)
-    if process is None:
-        return lambda rows: [row.get(name, empty) for row in rows]
-    return lambda rows: [process(row.get(name, empty)) for row in rows]
+def _processed(rows: list[tuple[Any, ...]], processors: dict[int, Processor]) -> list[tuple[Any, ...]]:
+    if not processors:
+        return rows
+    columns: list[Sequence[Any]] = list(zip(*rows, strict=True))
+    for i, process in processors.items():
+        columns[i] = [process(value) for value in columns[i]]
+    return list(zip(*columns, strict=True))
 
 
 def _merging(insert: Any) -> Insert:

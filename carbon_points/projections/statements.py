@@ -1,14 +1,13 @@
-"""A resident's statement: one row for each event that moved or concerns them.
+"""A resident's statement: one line for each event of theirs, read from the log itself, where they lie together.
 
-One resident lies in one partition, so positions order a statement. The rows' deltas add up to what the account holds:
-`reduction_mg` to its total, `points` to what is available, `held_points` and `debt_points` to what is held and owed.
+Its deltas add up to what the account holds: `reduction_mg` to its total, `points` to what is available, `held_points`
+and `debt_points` to what is held and owed.
 """
 
 from datetime import datetime
 from typing import Any
 
 from msgspec import Struct
-from sqlalchemy import BigInteger, Connection, Table, select
 
 from carbon_points.domain.account import (
     AccountOpened,
@@ -24,29 +23,10 @@ from carbon_points.domain.account import (
     TapRecorded,
 )
 from carbon_points.domain.event import Event
-from carbon_points.domain.posting import Posting
-from carbon_points.projections.rows import Batch, Moment, Rows, Snapshot, fields, key, metadata, once, write
-
-STATEMENTS = Table(
-    "statements",
-    metadata,
-    key("resident"),
-    key("position", BigInteger),
-    once("partition", BigInteger),
-    once("recorded_at", Moment),
-    once("occurred_at", Moment, nullable=True),
-    once("type"),
-    once("behaviour", nullable=True),
-    once("reduction_mg", BigInteger),
-    once("pooled_mg", BigInteger),
-    once("points", BigInteger),
-    once("held_points", BigInteger),
-    once("debt_points", BigInteger),
-    once("reference", nullable=True),
-    once("merchant", nullable=True),
-    once("source", nullable=True),
-    sqlite_with_rowid=False,
-)
+from carbon_points.domain.posting import Posting, postings
+from carbon_points.journal import codec
+from carbon_points.journal.entry import Entry
+from carbon_points.journal.journal import Journal
 
 
 class Line(Struct, frozen=True):
@@ -71,22 +51,33 @@ class Line(Struct, frozen=True):
     source: str | None
 
 
-def fold(batch: Batch) -> Rows:
-    rows = Rows(STATEMENTS)
-    for position, event in batch.events:
-        resident: str | None = getattr(event, "resident", None)
-        if resident is not None:
-            moves = batch.moved.get(position)
-            rows.put(
-                resident=resident,
-                position=position,
-                partition=batch.partition,
-                recorded_at=event.recorded_at,
-                type=event.type_name.partition("/")[0],
-                **_told(event),
-                **(points_moved(resident, moves) if moves else {}),
-            )
-    return rows
+class Page(Struct, frozen=True):
+    """Some lines, and the version that the next page comes before; 1 where this is the last."""
+
+    lines: list[Line]
+    before: int
+
+
+def statement(journal: Journal, resident: str, *, before: int | None = None, limit: int = 50) -> Page:
+    """A resident's lines, newest first, of the events before a version of their stream."""
+    entries = journal.newest(resident, limit, before)
+    return Page([_line(resident, entry) for entry in entries], entries[-1].version if entries else 1)
+
+
+def _line(resident: str, entry: Entry) -> Line:
+    event = codec.decode(entry.type, entry.state)
+    told: dict[str, Any] = {
+        **dict.fromkeys(Line.__struct_fields__),
+        "partition": entry.partition,
+        "position": entry.position,
+        "recorded_at": event.recorded_at,
+        "type": event.type_name.partition("/")[0],
+        "reduction_mg": 0,
+        "pooled_mg": 0,
+        **points_moved(resident, postings(event)),
+        **_told(event),
+    }
+    return Line(**told)
 
 
 def points_moved(resident: str, moves: list[Posting]) -> dict[str, int]:
@@ -138,18 +129,3 @@ def _reported(event: ActionCredited | TapRecorded) -> dict[str, Any]:
         "reference": event.record_id,
         "source": event.source,
     }
-
-
-def apply(connection: Connection, batch: Batch) -> None:
-    write(connection, fold(batch))
-
-
-# -- reading ---------------------------------------------------------------------------------------------------------
-
-
-def statement(at: Snapshot, resident: str, *, before: int | None = None, limit: int = 50) -> list[Line]:
-    """A resident's lines, newest first; the next page begins before the position of the last one."""
-    query = select(*fields(STATEMENTS, Line)).where(STATEMENTS.c.resident == resident)
-    if before is not None:
-        query = query.where(STATEMENTS.c.position < before)
-    return at.structs(Line, query.order_by(STATEMENTS.c.position.desc()).limit(limit))

@@ -3,11 +3,13 @@
 The accounts of residents are many, and are kept as three sums: what residents have, hold and owe.
 """
 
-from msgspec import Struct
-from sqlalchemy import Connection, Table, select
+from collections.abc import Iterator
 
-from carbon_points.domain.posting import Asset, floor
-from carbon_points.projections.rows import Batch, Rows, Snapshot, added, fields, key, metadata, write
+from msgspec import Struct, structs
+from sqlalchemy import Table, select
+
+from carbon_points.domain.posting import Asset, Posting, floor, postings
+from carbon_points.projections.rows import Batch, Made, Snapshot, added, fields, key, metadata
 
 ASSETS: tuple[Asset, ...] = ("mg", "points", "fen")
 SUMMED = frozenset({"resident", "held", "debt"})
@@ -42,17 +44,23 @@ class TrialBalance(Struct, frozen=True):
     positions: dict[str, int]
 
 
-def fold(batch: Batch) -> Rows:
-    rows = Rows(ACCOUNTS)
-    for moves in batch.moved.values():
-        for asset, account, amount in moves:
-            kind = account.partition("/")[0]
-            rows.put(asset=asset, account=kind if kind in SUMMED else account, amount=amount)
-    return rows
+def fold(batch: Batch, made: Made) -> None:
+    for moves in (*(moves for _, moves in batch.moved), *_credited(batch)):
+        made[ACCOUNTS].add(((asset, _account(name)), (amount,)) for asset, name, amount in moves)
 
 
-def apply(connection: Connection, batch: Batch) -> None:
-    write(connection, fold(batch))
+def _account(name: str) -> str:
+    kind = name.partition("/")[0]
+    return kind if kind in SUMMED else name
+
+
+def _credited(batch: Batch) -> Iterator[list[Posting]]:
+    """What credited actions move together: residents being one account, that is what one with their sums moves."""
+    if batch.credited:
+        amounts = [(e.reduction_mg, e.debt_mg, e.points, e.debt_points) for _, e, _ in batch.credited]
+        mg, debt_mg, points, debt_points = map(sum, zip(*amounts, strict=True))
+        [(_, one, _), *_] = batch.credited
+        yield postings(structs.replace(one, reduction_mg=mg, debt_mg=debt_mg, points=points, debt_points=debt_points))
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
 from carbon_points.journal.entry import Entry
 from carbon_points.journal.journal import Journal
@@ -16,7 +16,7 @@ from carbon_points.projections import read_model, trial_balance
 from carbon_points.projections.city import Within, by_day
 from carbon_points.projections.loop import follow
 from carbon_points.projections.read_model import Gap, ReadModel
-from carbon_points.projections.rows import Batch
+from carbon_points.projections.rows import Batch, Made
 from tests.projections.events import NOW, ride
 
 
@@ -71,7 +71,7 @@ class TestBytes:
 
     def test_a_dump_tells_every_row_of_every_table(self, journal: Journal) -> None:
         lines = dumped(journal).split(b"\n")
-        for table in ("statements", "actions", "blocks", "accounts", "city", "positions", "retirements", "unpooled"):
+        for table in ("actions", "blocks", "accounts", "city", "positions", "retirements", "unpooled"):
             assert not lines[lines.index(table.encode()) + 1].isalpha(), f"{table} has no rows"
 
 
@@ -104,7 +104,7 @@ class TestPosition:
         model.apply(0, first[:10])
         before = model.dump()
 
-        def crash(_connection: Connection, _batch: Batch) -> None:
+        def crash(_batch: Batch, _made: Made) -> None:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patched:

@@ -6,8 +6,8 @@ from carbon_points.domain.posting import postings
 from carbon_points.journal.journal import Journal
 from carbon_points.projections.loop import follow
 from carbon_points.projections.read_model import ReadModel
-from carbon_points.projections.rows import Batch, Snapshot
-from carbon_points.projections.trial_balance import ASSETS, fold, trial_balance
+from carbon_points.projections.rows import Batch, Made, Snapshot
+from carbon_points.projections.trial_balance import ACCOUNTS, ASSETS, fold, trial_balance
 from tests.projections.events import events
 
 ZERO = {"mg": 0, "points": 0, "fen": 0}
@@ -26,9 +26,10 @@ def test_it_is_zero_after_each_event_that_is_applied(journal: Journal) -> None:
 
 def test_each_event_alone_adds_nothing(journal: Journal) -> None:
     for partition, position, event in events(journal):
-        rows = fold(Batch(partition, [(position, event)])).sorted()
+        made = Made()
+        fold(Batch(partition, [(position, event)]), made)
         for asset in ASSETS:
-            assert sum(row["amount"] for row in rows if row["asset"] == asset) == 0
+            assert sum(amount for of, _, amount in made[ACCOUNTS].tuples() if of == asset) == 0
 
 
 def test_accounts_stand_as_the_postings_of_the_log_add_up(at: Snapshot, journal: Journal) -> None:
