@@ -51,6 +51,7 @@ BULK = 40_000 if QUICK else 200_000  # actions of each bulk look
 LONG, LOOKS = (20_000, 300) if QUICK else (100_000, 1_000)
 RATES = (500, 1_000) if QUICK else (500, 1_000, 2_000)
 RESIDENTS = 20_000
+MANY = 300_000
 NEEDED = {  # name: (at least, aim, whether more is better)
     "single_vs_upsert": (4.0, 6.0, True),
     "single_vs_pgbench": (0.5, 0.8, True),
@@ -121,15 +122,18 @@ def show(figures: dict[str, Any]) -> None:
 _made = 0
 
 
-def reports(file: Path, count: int, residents: int, *, distinct: bool = False) -> Path:
-    """Bus rides of a month, never the same record id twice in a run; each resident's in turn, or at random."""
+def reports(file: Path, count: int, residents: int, *, in_turn: bool = False, distinct: bool = False) -> Path:
+    """Bus rides of a month, never the same record id twice in a run.
+
+    Of residents at random or in turn, or of one each whom nobody has heard of (`distinct`).
+    """
     global _made  # noqa: PLW0603  # the run's own counter of record ids
     begun = datetime.now(UTC) - timedelta(days=25)
     with file.open("w") as out:
-        for _ in range(count):
+        for n in range(count):
             _made += 1
             at = begun + timedelta(seconds=random.randrange(25 * 86_400))
-            card = _made if distinct else random.randrange(residents)
+            card = MANY + _made if distinct else n % residents if in_turn else random.randrange(residents)
             out.write(
                 f'{{"source":"szt","record_id":"r{_made:012d}","resident":"card-{card:09d}","behaviour":"bus",'
                 f'"quantity":"1","unit":"trip","occurred_at":"{at:%Y-%m-%dT%H:%M:%S}Z"}}\n'
@@ -171,8 +175,8 @@ def look_at_peer(server: str, folder: Path, binary: Path, name: str) -> dict[str
         }
         with peer(name, environment) as port:
             file = folder / "peer.ndjson"
-            warm = reports(file, 20_000, RESIDENTS)
-            load(binary, port, warm, connections=32, seconds=1)
+            known = reports(file, RESIDENTS, RESIDENTS, in_turn=True)  # residents are there, as in a city that runs
+            load(binary, port, known, connections=32, seconds=60)
             told: dict[str, Any] = {}
             for c in CONNECTIONS:
                 sent = reports(file, 5_000 * SECONDS, RESIDENTS)
@@ -216,7 +220,8 @@ def look_at_ours(server: str, folder: Path, binary: Path) -> dict[str, Any]:
     """Every step of the full path, with the read models following."""
     with database(server) as url, ours(url, folder / "single") as running:
         file, told = folder / "ours.ndjson", dict[str, Any]()
-        load(binary, running.port, reports(file, 20_000, RESIDENTS), key=running.key, connections=32, seconds=1)
+        known = reports(file, RESIDENTS, RESIDENTS, in_turn=True)
+        load(binary, running.port, known, key=running.key, connections=32, seconds=60)
         told["at"] = {}
         for c in CONNECTIONS:
             sent = reports(file, 12_000 * SECONDS, RESIDENTS)
@@ -237,6 +242,11 @@ def look_at_ours(server: str, folder: Path, binary: Path) -> dict[str, Any]:
         sent = reports(file, 12_000 * SECONDS, 1)
         hot = load(binary, running.port, sent, key=running.key, connections=32, seconds=SECONDS)
         told["hot_resident"] = msgspec.to_builtins(hot)
+        if not QUICK:  # of more residents than memory keeps: each has been here before, and is read again
+            running.command("ingest", str(reports(file, MANY, MANY, in_turn=True)), "--source", "szt")
+            sent = reports(file, 12_000 * SECONDS, MANY)
+            cold = load(binary, running.port, sent, key=running.key, connections=128, seconds=SECONDS)
+            told["many_residents"] = msgspec.to_builtins(cold)
         told["memory_mb"] = peak_mb(running)
         told["bytes_an_action"] = sizes(url)
         return told
@@ -335,9 +345,8 @@ def look_at_bulk(server: str, folder: Path) -> dict[str, Any]:
             for name, distinct in (("cold", True), ("warm", False)):
                 before = journal.heads()
                 if name == "warm":  # whose accounts are there already
-                    carbon_points(
-                        environment, "ingest", str(reports(file, RESIDENTS * 2, RESIDENTS)), "--source", "szt"
-                    )
+                    known = reports(file, RESIDENTS, RESIDENTS, in_turn=True)
+                    carbon_points(environment, "ingest", str(known), "--source", "szt")
                     before = journal.heads()
                 sent = reports(file, BULK, RESIDENTS, distinct=distinct)
                 found = carbon_points(environment, "ingest", str(sent), "--source", "szt")

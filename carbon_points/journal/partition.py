@@ -164,6 +164,8 @@ class Partition:
     def retried(self, writes: Sequence[Write], failed: Exception | None = None, begun: float = 0.0) -> list[Outcome]:
         """The same by whoever has the turn. `failed` is what met the first try, `begun` when that was."""
         begun = begun or time.monotonic()
+        if failed is not None:  # what it decided is in memory, and nowhere else
+            self.drop()
         why, until = self._away
         if begun < until:  # whoever waited meanwhile would else find it out one after another
             raise Unavailable(why)
@@ -217,6 +219,9 @@ class Partition:
 
         `before` may not be appended yet; it will be, or this batch is not either. None of its identities may be here.
         """
+        why, until = self._away
+        if time.monotonic() < until:
+            raise Unavailable(why)
         batch = Batch(writes)
         keys = [claim_key(words) if (words := w.command.claim()) else None for w in writes]
         if before and not before.claims.keys().isdisjoint(key for key in keys if key):
