@@ -24,6 +24,7 @@ from carbon_points.journal.partition import Outcome
 PATH = b"/v1/actions"
 _KEY, _JSON = b"bearer ", "application/json"
 _LENGTH_DIGITS = 9
+_LAST = b"%s: %s\r\n\r\n" % FROM_HERE
 _NOT_PLAIN = {b"content-encoding", b"transfer-encoding", b"expect"}
 
 
@@ -138,11 +139,11 @@ class Express(HttpToolsProtocol):
         call.response_complete = True
         if call.disconnected:
             return
-        own = {"content-type": kind, "content-length": str(len(body)), **more, "x-request-id": call.request_id}
-        head = [b"%s: %s\r\n" % header for header in self.server_state.default_headers]
-        head += [f"{name.lower()}: {value}\r\n".encode("latin-1") for name, value in own.items()]
-        last = b"\r\n" if call.keep_alive else b"connection: close\r\n\r\n"
-        self.transport.write(b"".join((STATUS_LINE[status], *head, b"%s: %s\r\n" % FROM_HERE, last, body)))
+        told = "".join([f"{name}: {value}\r\n" for name, value in more.items()])
+        told = f"content-type: {kind}\r\ncontent-length: {len(body)}\r\n{told}x-request-id: {call.request_id}\r\n"
+        known = [b"%s: %s\r\n" % header for header in self.server_state.default_headers]
+        last = _LAST if call.keep_alive else b"connection: close\r\n" + _LAST
+        self.transport.write(b"".join((STATUS_LINE[status], *known, told.encode("latin-1"), last, body)))
         if not call.keep_alive:
             self.transport.close()
         self.on_response_complete()

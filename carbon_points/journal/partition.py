@@ -32,7 +32,7 @@ from carbon_points.journal.streams import (
     stream_of,
 )
 
-STATES_KEPT = 24_000  # of all partitions of a process: a kilobyte or two each
+STATES_KEPT = 12 * 2**20  # bytes as stored, of all partitions of a process: in memory they take seven times that
 PARTS_KEPT = 24  # of one state, before it is dropped from memory
 TRIES = 20  # lost races for the same streams before the caller is told
 PATIENT = 3  # of them before the partition is locked for the next
@@ -80,7 +80,7 @@ MAIN: Part = ("", "")
 class _Loaded:
     """A state in memory: its version, which of its parts are here, which have a row, and which are to be written."""
 
-    __slots__ = ("dirty", "kind", "parts", "read_by", "state", "stream", "version")
+    __slots__ = ("counted", "dirty", "kind", "parts", "read_by", "size", "state", "stream", "version")
 
     def __init__(self, stream: str, kind: Kind) -> None:
         self.stream = stream
@@ -90,6 +90,7 @@ class _Loaded:
         self.read_by: Batch | None = None  # None: kept from earlier ones
         self.parts: dict[Part, bool] = {MAIN: False}  # those that are here, and whether they have a row
         self.dirty: list[Part] = []
+        self.size = self.counted = 0  # bytes of the main part, now and as it stands in what all states take
 
 
 class _Stale(Exception):
@@ -150,6 +151,7 @@ class Partition:
         self._states_kept = states_kept
         self._last: datetime | None = None  # when the newest entry was recorded; looked up by the first decision
         self._loaded: OrderedDict[str, _Loaded] = OrderedDict()
+        self._size = 0
         self.turn = _Turn()
         self._away = ("", 0.0)  # why the last batch could not be written, and until when nobody tries again
 
@@ -213,6 +215,7 @@ class Partition:
     def drop(self) -> None:
         """What is in memory may not be what is stored: read it again."""
         self._loaded.clear()
+        self._size = 0
 
     def decided(self, writes: Sequence[Write], before: Batch | None = None) -> Batch:
         """Decide, in order, on the states as they are in memory or in the database.
@@ -349,7 +352,9 @@ class Partition:
         rows = batch.rows
         for stream, loaded in batch.touched.items():
             version, kept = loaded.version, loaded.parts
-            rows.append(StateRow(stream, "", version, encode_main(loaded.kind, loaded.state), kept[MAIN]))
+            state = encode_main(loaded.kind, loaded.state)
+            loaded.size = len(state)
+            rows.append(StateRow(stream, "", version, state, kept[MAIN]))
             kept[MAIN] = True
             for part in loaded.dirty:
                 if (state := encode_part(loaded.state, *part)) is not None:
@@ -362,13 +367,17 @@ class Partition:
 
         Those that are used again by the batch that was decided meanwhile stay until it is appended.
         """
-        for stream in batch.used if following is None else batch.used - following.used:
+        busy: set[str] = following.used if following else set()
+        for stream in batch.used - busy:
             loaded = self._loaded[stream]
             loaded.read_by = None
+            self._size += loaded.size - loaded.counted
+            loaded.counted = loaded.size
             if len(loaded.parts) > PARTS_KEPT:
+                self._size -= loaded.counted
                 del self._loaded[stream]
-        while len(self._loaded) > self._states_kept:
-            self._loaded.popitem(last=False)
+        while self._size > self._states_kept and (oldest := next(iter(self._loaded))) not in busy:
+            self._size -= self._loaded.pop(oldest).counted
 
     # -- states ------------------------------------------------------------------------------------------------------
 
@@ -397,7 +406,7 @@ class Partition:
             if not row.part:
                 # Parts that are here already stay: only a state that is new in memory reads its main part.
                 loaded.state, loaded.version = decode_state(loaded.kind.state_type, row.state), row.version
-                loaded.parts[MAIN] = True
+                loaded.parts[MAIN], loaded.size = True, len(row.state)
             elif row.version > loaded.version:
                 raise _Stale  # the main part was kept from before another process wrote both
             else:

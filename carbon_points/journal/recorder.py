@@ -390,7 +390,8 @@ _POSTGRES_TABLES: tuple[LiteralString, ...] = (
     "CREATE TABLE IF NOT EXISTS {schema}.claims (key bytea PRIMARY KEY, stream text NOT NULL, version bigint NOT NULL)",
     (
         'CREATE TABLE IF NOT EXISTS {schema}.states (stream text COLLATE "C", part text COLLATE "C", '
-        "version bigint NOT NULL, state bytea NOT NULL, PRIMARY KEY (stream, part)) WITH (fillfactor = 70)"
+        "version bigint NOT NULL, state bytea NOT NULL, PRIMARY KEY (stream, part)) "
+        "WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05)"
     ),
     "CREATE TABLE IF NOT EXISTS {schema}.about (name text PRIMARY KEY, value text NOT NULL)",
 )

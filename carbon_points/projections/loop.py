@@ -22,7 +22,7 @@ from carbon_points.projections.read_model import ReadModel
 
 BATCH = 2_000
 POLL_SECONDS = 0.2
-GATHER_SECONDS = 0.05  # a batch costs much the same whatever is in it: gather, unless somebody waits
+GATHER_SECONDS = 0.1  # a batch costs much the same whatever is in it: gather, unless somebody waits
 BACK_OFF_MOST_SECONDS = 5.0
 RESTART_SECONDS = 1.0
 HINT, HURRY = b".", b"!"

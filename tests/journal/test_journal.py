@@ -503,7 +503,8 @@ def test_a_state_is_read_with_the_parts_that_are_asked_for(city: City, clock: Cl
 
 
 def test_states_that_memory_forgets_are_read_again(city: City, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(partition, "STATES_KEPT", 1)
+    for each in city.journal.partitions:
+        each._states_kept = 1
     monkeypatch.setattr(partition, "PARTS_KEPT", 1)
     busy(city, clock)
     assert city.resident() == without_parts(folded(city.journal)["res_1"])
