@@ -5,6 +5,8 @@ from litestar import Litestar
 
 from carbon_points.api.express import Express
 
+KEEP_ALIVE_SECONDS = 75  # longer than a load balancer's minute: who is quiet for it closes first, and loses no call
+
 
 def configured(app: Litestar, *, host: str, port: int, log: str) -> uvicorn.Config:
     return uvicorn.Config(
@@ -15,6 +17,7 @@ def configured(app: Litestar, *, host: str, port: int, log: str) -> uvicorn.Conf
         loop="uvloop",
         http=Express,
         access_log=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=30,
         server_header=False,
         proxy_headers=False,  # nobody's address decides anything here
