@@ -51,6 +51,7 @@ WAITING_MOST = 4_000  # commands of one partition that wait for their turn
 WAITING_SECONDS = 10.0  # for at most so long
 ELSEWHERE_SECONDS, LOOK_SECONDS = 5.0, 0.002
 RULES_FRESH_SECONDS = 1.0
+_ELSEWHERE = "the same id is being decided for another resident: send it again"
 RECONNECT_SECONDS = 5.0  # then a pool gives up, and the next caller begins anew
 LOCK_MS, STATEMENT_MS = 5_000, 60_000  # of a statement on PostgreSQL; then it is refused, and may be sent again
 
@@ -125,7 +126,7 @@ class Journal:
                     self._deciding.end(key)
             if later and not keys:
                 if since_boot() > until:
-                    raise DecidedElsewhere
+                    raise DecidedElsewhere(_ELSEWHERE)
                 time.sleep(LOOK_SECONDS)
             left = later
         self.appended.set()
@@ -332,7 +333,7 @@ class _Deciding:
         with self._lock:
             where, times = self._keys.get(key, (partition, 0))
             if where != partition:
-                raise DecidedElsewhere("the same id is being decided for another resident: send it again")
+                raise DecidedElsewhere(_ELSEWHERE)
             self._keys[key] = (partition, times + 1)
         return key
 
