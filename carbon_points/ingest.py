@@ -114,8 +114,14 @@ def _judged(
 
     `resumed`: the heads when an earlier run was stopped. What it had in hand is judged here, whoever did it then.
     """
-    last, waiting = 0, Judged()
-    for batch in batches:
+    last, waiting, broken = 0, Judged(), None
+    while True:
+        try:
+            batch = next(batches, None)
+        except FileBroken as error:
+            batch, broken = None, error
+        if batch is None:
+            break
         if deciding is None or resumed is not None:
             receipts = judge(installation, batch, only=source, told=in_brief)
             yield batch[-1][0], _summed(receipts if resumed is None else _not_counted(receipts, resumed))
@@ -134,6 +140,8 @@ def _judged(
             yield batch[-1][0], _in_order(waiting, alone)
     if last and deciding:
         yield last, _in_order(waiting, deciding.take())
+    if broken:
+        raise broken
 
 
 def _summed(receipts: Sequence[Receipt]) -> Judged:

@@ -36,7 +36,7 @@ class Judged(Struct):
 
     tally: Tally = msgspec.field(default_factory=Tally)
     receipts: list[Receipt] = []
-    unavailable: str = ""
+    unavailable: str | None = None
 
     def add(self, receipts: Sequence[Receipt]) -> None:
         self.tally.add(receipts)
@@ -75,7 +75,7 @@ class Judges:
         for line in self._lines:
             with _heard():
                 answer = msgspec.msgpack.decode(line.recv_bytes(), type=Judged)
-            if answer.unavailable:
+            if answer.unavailable is not None:
                 raise Unavailable(answer.unavailable)
             judged.join(answer)
         return judged

@@ -55,6 +55,7 @@ class Express(HttpToolsProtocol):
         self._call: Call | None = None  # that is being read
 
     def on_headers_complete(self) -> None:
+        self._unset_keepalive_if_required()  # a refusal of the call before, in the same piece, has set it
         self._call = self._plain()
         if self._call is None:
             super().on_headers_complete()
@@ -79,6 +80,7 @@ class Express(HttpToolsProtocol):
         else:  # all of it is read: to be looked at from its beginning
             self.cycle = None  # pyright: ignore[reportAttributeAccessIssue]  # as before the first
             super().on_headers_complete()
+            self.cycle.keep_alive &= call.keep_alive  # unless the server was told to stop
             super().on_body(call.body)
             super().on_message_complete()
 
@@ -103,7 +105,9 @@ class Express(HttpToolsProtocol):
                 length = int(value) if value.isdigit() and len(value) <= _LENGTH_DIGITS else 0
             elif name in _NOT_PLAIN:
                 return None
-        return Call(secret, request_id_of(self.headers)) if secret and 0 < length <= BODY_MOST else None
+        if not secret or not 0 < length <= BODY_MOST or not self._installation.directory.known_caller(secret)[0]:
+            return None
+        return Call(secret, request_id_of(self.headers))
 
     def _ask(self, call: Call, caller: Caller) -> None:
         try:

@@ -8,7 +8,6 @@ import asyncio
 import sqlite3
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
@@ -87,7 +86,8 @@ class Journal:
             partition.others = [p.recorder for p in self.partitions if p is not partition]
         self._waiting = [Waiting(WAITING_MOST, WAITING_SECONDS) for _ in self.partitions]
         self._deciding = _Deciding(len(self.partitions))
-        self._asked: deque[tuple[Write, asyncio.Future[Outcome]]] = deque()  # in this turn of an event loop
+        # By event loop, what was asked in its present turn.
+        self._asked: dict[asyncio.AbstractEventLoop, list[tuple[Write, asyncio.Future[Outcome]]]] = {}
         self._threads: list[threading.Thread] = []
         self._rules: Rules | None = None
         self._rules_versions = (-1, -1)
@@ -154,22 +154,22 @@ class Journal:
         """The same in an event loop. What a turn of the loop asks goes to the writer together, and wakes it once."""
         loop = asyncio.get_running_loop()
         given: asyncio.Future[Outcome] = loop.create_future()
-        self._asked.append((write, given))
-        if len(self._asked) == 1:
-            loop.call_soon(self._pass_on)
+        asked = self._asked.get(loop)
+        if asked is None:
+            asked = self._asked[loop] = []
+            loop.call_soon(self._pass_on, loop)
+        asked.append((write, given))
         return given
 
-    def _pass_on(self) -> None:
-        with suppress(IndexError):
-            while True:
-                write, given = self._asked.popleft()
-                try:
-                    self._submit(write, given)
-                except Unavailable as error:
-                    answer([(given, error)])
+    def _pass_on(self, loop: asyncio.AbstractEventLoop) -> None:
+        for write, given in self._asked.pop(loop):
+            try:
+                self._submit(write, given)
+            except Exception as error:  # noqa: BLE001  # who asked gets it, and the others their turn
+                answer([(given, error)])
 
     def _submit(self, write: Write, given: Answer) -> None:
-        if not self._threads:
+        if len(self._threads) < len(self.partitions):
             self._start()
         number = self.partition_of(stream_of(write.command)).number
         key = self._deciding.begin(write.command, number)
@@ -181,15 +181,11 @@ class Journal:
 
     def _start(self) -> None:
         with self._starting:
-            if self._threads:
-                return
-            threads = [
-                threading.Thread(target=Writer(p, w, self._ended).run, name=f"journal-{p.number}", daemon=True)
-                for p, w in zip(self.partitions, self._waiting, strict=True)
-            ]
-            for thread in threads:
+            for number in range(len(self._threads), len(self.partitions)):  # should one fail, the next caller goes on
+                writer = Writer(self.partitions[number], self._waiting[number], self._ended)
+                thread = threading.Thread(target=writer.run, name=f"journal-{number}", daemon=True)
                 thread.start()
-            self._threads = threads
+                self._threads.append(thread)
 
     def _ended(self, items: Sequence[Item]) -> None:
         """They are decided, or given up."""
@@ -341,11 +337,11 @@ class _Deciding:
         if key is None:
             return
         with self._lock:
-            where, times = self._keys[key]
+            where, times = self._keys.get(key, (0, 1))
             if times > 1:
                 self._keys[key] = (where, times - 1)
             else:
-                del self._keys[key]
+                self._keys.pop(key, None)
 
 
 # -- opening ---------------------------------------------------------------------------------------------------------

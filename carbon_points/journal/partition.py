@@ -32,7 +32,8 @@ from carbon_points.journal.streams import (
     stream_of,
 )
 
-STATES_KEPT = 12 * 2**20  # bytes as stored, of all partitions of a process: in memory they take seven times that
+STATES_KEPT = 12 * 2**20  # bytes about as stored, of all partitions of a process: in memory they take seven times that
+STATE_BYTES, PART_BYTES = 200, 70  # of one that is empty, or not there
 PARTS_KEPT = 24  # of one state, before it is dropped from memory
 TRIES = 20  # lost races for the same streams before the caller is told
 PATIENT = 3  # of them before the partition is locked for the next
@@ -97,6 +98,10 @@ class _Stale(Exception):
     """What was read is not the newest: another process wrote meanwhile."""
 
 
+class Repeated(Exception):
+    """An identity of the batch before is in this one: what to say of it is not known before that is appended."""
+
+
 class Batch:
     """Commands that were decided together, and what they will append."""
 
@@ -152,6 +157,7 @@ class Partition:
         self._last: datetime | None = None  # when the newest entry was recorded; looked up by the first decision
         self._loaded: OrderedDict[str, _Loaded] = OrderedDict()
         self._size = 0
+        self.crowded = False  # a state has outgrown memory, and is used again by the batch that was decided since
         self.turn = _Turn()
         self._away = ("", 0.0)  # why the last batch could not be written, and until when nobody tries again
 
@@ -215,12 +221,12 @@ class Partition:
     def drop(self) -> None:
         """What is in memory may not be what is stored: read it again."""
         self._loaded.clear()
-        self._size = 0
+        self._size, self.crowded = 0, False
 
     def decided(self, writes: Sequence[Write], before: Batch | None = None) -> Batch:
         """Decide, in order, on the states as they are in memory or in the database.
 
-        `before` may not be appended yet; it will be, or this batch is not either. None of its identities may be here.
+        `before` may not be appended yet; it will be, or this batch is not either. Raises Repeated, before anything.
         """
         why, until = self._away
         if time.monotonic() < until:
@@ -228,7 +234,7 @@ class Partition:
         batch = Batch(writes)
         keys = [claim_key(words) if (words := w.command.claim()) else None for w in writes]
         if before and not before.claims.keys().isdisjoint(key for key in keys if key):
-            raise _Stale  # what it says of them is not known before it is appended
+            raise Repeated
         streams = [stream_of(w.command) for w in writes]
         kinds = [kind_of(stream) for stream in streams]
         needed = [
@@ -368,13 +374,19 @@ class Partition:
         Those that are used again by the batch that was decided meanwhile stay until it is appended.
         """
         busy: set[str] = following.used if following else set()
-        for stream in batch.used - busy:
+        self.crowded = False
+        for stream in batch.used:
             loaded = self._loaded[stream]
+            size = STATE_BYTES + loaded.size + PART_BYTES * len(loaded.parts)
+            self._size += size - loaded.counted
+            loaded.counted = size
+            grown = len(loaded.parts) > PARTS_KEPT
+            if stream in busy:
+                self.crowded |= grown
+                continue
             loaded.read_by = None
-            self._size += loaded.size - loaded.counted
-            loaded.counted = loaded.size
-            if len(loaded.parts) > PARTS_KEPT:
-                self._size -= loaded.counted
+            if grown:
+                self._size -= size
                 del self._loaded[stream]
         while self._size > self._states_kept and (oldest := next(iter(self._loaded))) not in busy:
             self._size -= self._loaded.pop(oldest).counted

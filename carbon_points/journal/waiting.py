@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -112,9 +112,8 @@ def answer(pairs: Iterable[tuple[Answer, Outcome | Exception]]) -> None:
 
 def _settle(pairs: Sequence[tuple[Answer, Outcome | Exception]]) -> None:
     for given, outcome in pairs:
-        if given.done():  # who waited has left
-            continue
-        if isinstance(outcome, Exception):
-            given.set_exception(outcome)
-        else:
-            given.set_result(outcome)
+        with suppress(asyncio.InvalidStateError, InvalidStateError):  # who waited has left
+            if isinstance(outcome, Exception):
+                given.set_exception(outcome)
+            else:
+                given.set_result(outcome)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
-from carbon_points.journal.partition import Batch, Outcome, Partition
+from carbon_points.journal.partition import Batch, Outcome, Partition, Repeated
 from carbon_points.journal.waiting import Item, Overloaded, Waiting, answer
 
 BATCH = 128  # a larger one would leave nothing to be read and answered while it is appended
@@ -53,6 +53,10 @@ class Writer:
             begun, writes = time.monotonic(), [item.write for item in items]
             try:
                 batch = self._partition.decided(writes, ahead.batch if ahead else None)
+            except Repeated:
+                self._settle(ahead)
+                ahead = None
+                continue
             except Exception as error:  # noqa: BLE001  # tried again below, which knows what to do with which
                 self._settle(ahead)
                 ahead = self._again(items, error, begun)
@@ -63,7 +67,8 @@ class Writer:
                     self._append_now(batch, items, begun)
                 else:
                     ahead = self._submit(batch, items, begun)
-            items = self._take(ahead) if ahead and not self._partition.turn.wanted else []
+            goes_on = ahead and not self._partition.turn.wanted and not self._partition.crowded
+            items = self._take(ahead) if goes_on else []
         self._settle(ahead)
 
     def _submit(self, batch: Batch, items: Sequence[Item], begun: float) -> _Appending:

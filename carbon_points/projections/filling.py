@@ -121,8 +121,10 @@ class _Filling:
 
     def _look_back(self) -> None:
         """See to what waits for a look at earlier rows, and for their indexes."""
-        self._written()
         made = self._made
+        if once := [rows for rows in made.values() if rows.once]:
+            self._hand_over(once)
+        self._written()
         if made.become:
             self._index(actions.ACTIONS)
         with self._model.writing() as connection:

@@ -244,7 +244,7 @@ def copy(connection: Connection, rows: Rows) -> bool:
     lines = _lines.encode_lines(rows.tuples(ordered=False))[1:-2].replace(b"]\n[", b"\n")
     if b"\\" in lines or any(isinstance(c.type, Json) for c in rows.table.c):
         return False
-    into = f"COPY {stored_name(connection, rows.table)} FROM STDIN (FORMAT csv, NULL 'null')"
+    into = f"COPY {stored_name(connection, rows.table)} FROM STDIN (FORMAT csv, NULL 'null', ENCODING 'UTF8')"
     driver: Any = connection.connection.driver_connection
     with driver.cursor() as cursor, cursor.copy(into) as copying:
         copying.write(lines)

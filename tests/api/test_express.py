@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from carbon_points.api import actions, express
+from carbon_points.journal.partition import Partition
 from tests.api.city import Answer, City
 
 MINE = ("x-request-id", "date")  # of each call its own
@@ -234,3 +235,22 @@ def test_many_at_once_are_each_given_their_own_answer(city: City, calls: dict[st
     assert [a.status_code for a in answers] == [201] * 200
     assert [a.json()["record_id"] for a in answers] == [body["record_id"] for body in bodies]
     assert calls["express"] == 200
+
+
+def test_a_refusal_does_not_start_the_clock_of_a_quiet_caller_while_the_next_call_is_pending(
+    city: City, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    appended, init = Partition.appended, express.Express.__init__
+
+    def slow(*args: Any) -> Any:
+        sleep(0.8)
+        return appended(*args)
+
+    def short(self: Any, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        self.timeout_keep_alive = 0.2
+
+    monkeypatch.setattr(Partition, "appended", slow)
+    monkeypatch.setattr(express.Express, "__init__", short)
+    told = said(city, raw(city, b'{"bad":1}') + raw(city, msgspec.json.encode(city.report())))
+    assert re.findall(rb"HTTP/1.1 ([0-9]+) ", told) == [b"400", b"201"]

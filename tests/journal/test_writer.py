@@ -1,5 +1,6 @@
 """One batch is appended while the next is decided: whatever becomes of the first, both are right."""
 
+import asyncio
 import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
@@ -198,8 +199,9 @@ def test_appends_that_fail_at_random_lose_and_double_nothing(
     chance = random.Random(seed)
     [partition] = city.journal.partitions
     appended = Partition.appended
-    if seed % 2:
-        partition._states_kept = 1  # memory forgets all that it may
+    if seed % 2:  # memory forgets all that it may
+        partition._states_kept = 1
+        monkeypatch.setattr(partition_module, "PARTS_KEPT", 1)
 
     def faulty(batch: Any) -> list[Outcome]:
         kind = chance.choice(["fine", "fine", "fine", "before", "after", "contended"])
@@ -241,3 +243,56 @@ def test_appends_that_fail_at_random_lose_and_double_nothing(
             last = outcome.events[-1]
             assert isinstance(last, ActionCredited)
             assert outcome.view == before + last.points
+
+
+def test_commands_about_residents_who_are_not_there_do_not_fill_the_memory(city: City) -> None:
+    [partition] = city.journal.partitions
+    partition._states_kept = 10_000
+    for n in range(300):
+        assert city.ask(holding(f"d{n}", resident=f"res_nobody{n}")).refusal
+    assert len(partition._loaded) < 60
+
+
+def test_a_repeat_of_what_is_being_appended_does_not_cost_the_others_their_states(
+    city: City, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dropped: list[int] = []
+    drop = Partition.drop
+    monkeypatch.setattr(Partition, "drop", lambda self: (dropped.append(1), drop(self)))
+    appending = Appending(city)
+    waiting = two_batches(city, appending, ride("1"), ride("2"))
+    sleep(0.05)
+    appending.go.set()
+    assert [answer.result(30).replayed for answer in waiting] == [False, False, True, False]
+    assert not dropped
+
+
+def test_a_mistake_on_the_way_to_the_writer_is_told_to_one_and_the_others_are_answered(
+    city: City, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit, failing = city.journal._submit, [RuntimeError("no thread to be had")]
+
+    def submitting(*item: Any) -> None:
+        if failing:
+            raise failing.pop()
+        submit(*item)
+
+    monkeypatch.setattr(city.journal, "_submit", submitting)
+
+    async def asked() -> list[Outcome | BaseException]:
+        first = [city.journal.ask(city.write(ride(str(n)))) for n in range(3)]
+        told = await asyncio.wait_for(asyncio.gather(*first, return_exceptions=True), 30)
+        return [*told, await asyncio.wait_for(city.journal.ask(city.write(ride("9"))), 30)]
+
+    told = asyncio.run(asked())
+    assert isinstance(told[0], RuntimeError)
+    assert [isinstance(each, Outcome) and each.position > 0 for each in told] == [False, True, True, True]
+
+
+def test_an_answer_that_nobody_waits_for_any_more_does_not_stop_the_writer(city: City) -> None:
+    appending = Appending(city)
+    waiting = two_batches(city, appending, ride("2"))
+    assert waiting[0].cancel()
+    appending.go.set()
+    assert waiting[2].result(30).position
+    assert city.ask(ride("3")).position
