@@ -96,10 +96,8 @@ class Express(HttpToolsProtocol):
         secret, length = None, 0
         for name, value in self.headers:
             if name == b"authorization":
-                if (
-                    secret is not None or value[: len(_KEY)].lower() != _KEY
-                ):  # which of several counts is not ours to say
-                    return None
+                if secret is not None or value[: len(_KEY)].lower() != _KEY:
+                    return None  # which of several counts is not ours to say
                 secret = value[len(_KEY) :].strip().decode("latin-1")
             elif name == b"content-length":
                 length = int(value) if value.isdigit() and len(value) <= _LENGTH_DIGITS else 0

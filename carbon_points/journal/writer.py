@@ -56,13 +56,15 @@ class Writer:
             except Repeated:
                 self._settle(ahead)
                 ahead = None
-                continue
+                continue  # with the same
             except Exception as error:  # noqa: BLE001  # tried again below, which knows what to do with which
                 self._settle(ahead)
-                ahead = self._again(items, error, begun)
+                ahead = None
+                self._again(items, error, begun)
             else:
                 if ahead and not self._settle(ahead, batch):
-                    ahead = self._again(items)
+                    ahead = None
+                    self._again(items)
                 elif len(items) == 1 and not ahead:
                     self._append_now(batch, items, begun)
                 else:
