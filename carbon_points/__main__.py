@@ -35,7 +35,6 @@ from carbon_points.journal.partition import Unavailable, Write
 from carbon_points.journal.recorder import Unreachable
 from carbon_points.judges import calm_collector
 from carbon_points.projections import residents, trial_balance
-from carbon_points.projections.loop import Follower
 from carbon_points.projections.rows import Snapshot
 
 NICE = 5  # of the process that follows
@@ -147,11 +146,9 @@ def serve(host: str | None, port: int | None, plain: bool) -> None:
     from carbon_points.api.server import configured
 
     known = settings.load()
-    installation = open_installation(known)
-    if known.database_url.startswith("postgres"):  # SQLite's readers and writers would meet at its one file
-        command = (sys.executable, "-m", "carbon_points", "follow", "--json")
-        follower = Follower(installation.journal, installation.read_model, command)
-        installation = msgspec.structs.replace(installation, follower=follower)
+    # SQLite's readers and writers would meet at its one file.
+    command = (sys.executable, "-m", "carbon_points", "follow", "--json")
+    installation = open_installation(known, command=command if known.postgres else ())
     calm_collector()
     sys.setswitchinterval(SWITCH_SECONDS)
     app = create_app(installation)

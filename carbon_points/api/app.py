@@ -56,7 +56,7 @@ def create_app(installation: Installation) -> Litestar:
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncGenerator[None]:
-        installation.follower.start()
+        installation.start()
         try:
             yield
         finally:

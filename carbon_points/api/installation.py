@@ -17,6 +17,7 @@ from litestar.openapi.spec import Example
 from litestar.params import Body, HeaderParameter, QueryParameter
 from msgspec import Struct
 
+from carbon_points.api.orders import Finisher, Orders, done
 from carbon_points.api.problems import ApiError
 from carbon_points.directory import KEY_FILE, Caller, Directory, subject_key
 from carbon_points.domain.event import Command
@@ -52,6 +53,8 @@ class Installation(Struct, frozen=True):
     clock: Callable[[], datetime]
     bindings: "Bindings"
     deadlines: "Deadlines"
+    orders: Orders
+    finisher: Finisher
 
     async def write(self, command: Command, facts: object = None, view: View | None = None) -> Outcome:
         """Have a command decided and made durable. Raises its Refusal, Unavailable, or Overloaded."""
@@ -89,7 +92,13 @@ class Installation(Struct, frozen=True):
         if not self.read_model.wait_for(int(partition), int(position), READ_WAIT_SECONDS):
             raise ApiError("position-not-reached", min_position)
 
+    def start(self) -> None:
+        """What works beside the calls: following the log, and finishing what was left."""
+        self.follower.start()
+        self.finisher.start()
+
     def close(self) -> None:
+        self.finisher.stop()
         self.follower.stop()
         self.read_model.close()
         self.cache.close()
@@ -161,8 +170,10 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def open_installation(settings: Settings, *, clock: Callable[[], datetime] = utc_now) -> Installation:
-    """Everything of an installation, opened; the follower is not started.
+def open_installation(
+    settings: Settings, *, clock: Callable[[], datetime] = utc_now, command: Sequence[str] = ()
+) -> Installation:
+    """Everything of an installation, opened; nothing is started. With a `command`, that program will follow the log.
 
     A log without any methodology is new: it adopts the tables that this release ships. Later ones are published
     by hand.
@@ -171,8 +182,12 @@ def open_installation(settings: Settings, *, clock: Callable[[], datetime] = utc
     adopt(journal)
     directory = Directory(settings.directory_url, subject_key(settings.subject_key, Path(settings.data_dir)))
     read_model = ReadModel(settings.read_url)
-    feeding = CityCache(settings.redis_url or None, scope=name_of(journal), patience=FEED_SECONDS)
-    follower = Follower(journal, read_model, ranker=Ranker(read_model, feeding, clock))
+    ranker = None
+    if not command:
+        feeding = CityCache(settings.redis_url or None, scope=name_of(journal), patience=FEED_SECONDS)
+        ranker = Ranker(read_model, feeding, clock)
+    follower = Follower(journal, read_model, command, ranker=ranker)
+    deadlines = Deadlines(DEADLINE_SECONDS)
     cache = CityCache(settings.redis_url or None, scope=name_of(journal))
     return Installation(
         settings,
@@ -183,7 +198,9 @@ def open_installation(settings: Settings, *, clock: Callable[[], datetime] = utc
         cache,
         clock,
         Bindings(directory),
-        Deadlines(DEADLINE_SECONDS),
+        deadlines,
+        Orders(journal, lambda write: deadlines.watched(journal.ask(write))),
+        Finisher(journal, read_model, follower, clock),
     )
 
 
@@ -238,15 +255,6 @@ def name_of(journal: Journal) -> str:
     return first.leaf.hex()
 
 
-def done(outcome: Outcome) -> Outcome:
-    """The outcome, where the command was carried out. Raises its refusal, or the mistake that met it."""
-    if outcome.refusal:
-        raise outcome.refusal
-    if outcome.failure:
-        raise outcome.failure
-    return outcome
-
-
 # -- requests and responses ------------------------------------------------------------------------------------------
 
 
@@ -291,7 +299,16 @@ def id_from_key(prefix: str, request: Request[Caller, Any, Any], operation: str)
     key = request.headers.get("Idempotency-Key", "").strip('"')
     if not 1 <= len(key) <= 200:
         raise ApiError("idempotency-key-missing")
-    told = f"{request.user.scope}\0{operation}\0{key}".encode()
+    return _id(prefix, request.user, operation, key)
+
+
+def redemption_id_of(caller: Caller, reference: str) -> str:
+    """The id of what a caller asks for under its own reference, the Idempotency-Key."""
+    return _id("rdm_", caller, "redemption", reference.strip('"'))
+
+
+def _id(prefix: str, caller: Caller, operation: str, key: str) -> str:
+    told = f"{caller.scope}\0{operation}\0{key}".encode()
     return prefix + base64.b32encode(hashlib.sha256(told).digest()).decode().lower()[:20]
 
 

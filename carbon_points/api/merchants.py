@@ -6,7 +6,7 @@ from litestar import Request, Response, get, patch, post
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import PathParameter
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from carbon_points.api.access import must_own, takes
 from carbon_points.api.installation import (
@@ -25,11 +25,13 @@ from carbon_points.api.installation import (
 from carbon_points.api.problems import ApiError, documented
 from carbon_points.directory import Caller
 from carbon_points.domain import merchant as domain
+from carbon_points.domain.account import POINTS_MOST
 from carbon_points.domain.event import Id
 from carbon_points.domain.fund import Fund, MerchantPaid, PayMerchant
 from carbon_points.domain.merchant import (
     PRICE_MOST_FEN,
     ChangePrice,
+    ChangeTerms,
     CloseSettlement,
     EnrolTerminal,
     Merchant,
@@ -45,8 +47,11 @@ MERCHANT = PathParameter(max_length=64, pattern=PLAIN, description="the merchant
 SETTLEMENT = PathParameter(pattern=r"^stl_[a-z2-7]{20}$", description="the settlement's id")
 
 
-class Price(Struct, frozen=True, forbid_unknown_fields=True):
-    fen_per_point: Annotated[int, Meta(ge=1, le=PRICE_MOST_FEN)]
+class Terms(Struct, frozen=True, forbid_unknown_fields=True):
+    """`confirm_above`: for more points than that a resident who pays by code must agree on their phone; null: never."""
+
+    fen_per_point: Annotated[int, Meta(ge=1, le=PRICE_MOST_FEN)] | UnsetType = UNSET
+    confirm_above: Annotated[int, Meta(ge=0, le=POINTS_MOST)] | UnsetType | None = UNSET
 
 
 class NewTerminal(Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,6 +64,7 @@ class MerchantShown(Struct, frozen=True):
     fen_per_point: int
     county: str | None
     terminals: list[str]
+    confirm_above: int | None = None
 
 
 class SettlementShown(Struct, frozen=True):
@@ -151,21 +157,27 @@ def get_merchant(merchant: Annotated[str, MERCHANT], installation: NamedDependen
 
 @patch(
     "/v1/merchants/{merchant:str}",
-    operation_id="changePrice",
+    operation_id="changeMerchant",
     tags=["merchants"],
-    summary="Change what a point is worth at a merchant",
-    description="For holds from now on.",
+    summary="Change what a point is worth at a merchant, or when its residents are asked",
+    description="For redemptions from now on. One of the two at a time.",
     guards=[takes()],
     status_code=200,
-    responses=documented("merchant-unknown", "price-invalid", "price-unchanged", body=True),
+    responses=documented("merchant-unknown", "price-invalid", "price-unchanged", "terms-unchanged", body=True),
 )
 @threaded
-def change_price(
+def change_merchant(
     merchant: Annotated[str, MERCHANT],
-    data: Annotated[Price, example(fen_per_point=3)],
+    data: Annotated[Terms, example(fen_per_point=3)],
     installation: NamedDependency[Installation],
 ) -> Response[MerchantShown]:
-    outcome = installation.write_now(ChangePrice(merchant=merchant, fen_per_point=data.fen_per_point))
+    if (data.fen_per_point is UNSET) == (data.confirm_above is UNSET):
+        raise ApiError("missing-field", "fen_per_point or confirm_above")
+    if data.fen_per_point is not UNSET:
+        outcome = installation.write_now(ChangePrice(merchant=merchant, fen_per_point=data.fen_per_point))
+    else:
+        assert data.confirm_above is not UNSET
+        outcome = installation.write_now(ChangeTerms(merchant=merchant, confirm_above=data.confirm_above))
     return receipt(_shown(installation, merchant), outcome, created=200)
 
 
@@ -285,7 +297,8 @@ def _known(installation: Installation, merchant: str) -> Merchant:
 
 def _shown(installation: Installation, merchant: str) -> MerchantShown:
     known = _known(installation, merchant)
-    return MerchantShown(known.id, known.name, known.fen_per_point, known.county, sorted(known.terminals))
+    terminals = sorted(known.terminals)
+    return MerchantShown(known.id, known.name, known.fen_per_point, known.county, terminals, known.confirm_above)
 
 
 def _settled(closed: SettlementClosed) -> SettlementShown:
@@ -305,7 +318,7 @@ handlers = [
     register_merchant,
     list_merchants,
     get_merchant,
-    change_price,
+    change_merchant,
     enrol_terminal,
     close_settlement,
     list_settlements,

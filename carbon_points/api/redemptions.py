@@ -1,42 +1,62 @@
-"""Redemptions: hold a resident's points at a terminal, capture or void them, refund what was captured.
+"""Redemptions: hold a resident's points for a terminal, capture or void them, refund what was captured, or undo a call
+of which nobody knows what became of it.
 
-Every call may be sent again until it is answered: a hold by its Idempotency-Key, a capture and a void by the
-redemption itself, a refund by its key. `GET` tells what became of one.
+Every call may be sent again until it is answered: a hold and a refund by their Idempotency-Key, a reversal by the key
+of what it undoes, the others by the redemption itself. `GET` tells what became of one, also by its key.
 """
 
 import asyncio
 from datetime import datetime
-from typing import Annotated, Any
+from functools import cache
+from typing import Annotated, Any, Literal
 
 from litestar import Request, Response, get, post
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import PathParameter
-from msgspec import Meta, Struct
+from litestar.params import PathParameter, QueryParameter
+from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
 from carbon_points.api.access import must_own, takes
-from carbon_points.api.installation import IDEMPOTENCY_KEY, Installation, example, id_from_key, receipt, threaded
-from carbon_points.api.problems import documented
-from carbon_points.directory import REDEMPTIONS, Caller, SubjectBound
+from carbon_points.api.installation import (
+    IDEMPOTENCY_KEY,
+    Installation,
+    example,
+    id_from_key,
+    receipt,
+    redemption_id_of,
+    threaded,
+)
+from carbon_points.api.orders import Held, Parties
+from carbon_points.api.problems import ApiError, documented
+from carbon_points.directory import Caller
 from carbon_points.domain import account
 from carbon_points.domain.account import (
     POINTS_MOST,
     Account,
+    AccountUnknown,
     Balance,
     CapturePoints,
-    HoldPoints,
+    ConfirmHold,
+    HoldConfirmed,
+    HoldDeclined,
+    HoldReleased,
+    PointsCaptured,
     PointsHeld,
+    PointsRefunded,
     Redemption,
     RefundPoints,
     VoidHold,
 )
-from carbon_points.domain.event import Id
-from carbon_points.domain.merchant import Merchant
-from carbon_points.domain.refusal import Conflict
-from carbon_points.journal import codec
+from carbon_points.domain.event import Event, Id
+from carbon_points.domain.order import PlaceOrder, Reason, ReverseOrder
+from carbon_points.domain.refusal import Refusal, codes
 
 HOLD_SECONDS = 300
 REDEMPTION = PathParameter(pattern=r"^rdm_[a-z2-7]{20}$", description="the redemption's id")
+RESIDENT = PathParameter(pattern=r"^res_[a-z2-7]{20}$", description="the resident's id")
+REFERENCE = QueryParameter(
+    min_length=1, max_length=200, description="the Idempotency-Key of the call that asked for it"
+)
 Points = Annotated[int, Meta(ge=1, le=POINTS_MOST)]
 
 
@@ -57,34 +77,71 @@ class Part(Struct, frozen=True, forbid_unknown_fields=True):
     points: Points
 
 
+class Undo(Struct, frozen=True, forbid_unknown_fields=True):
+    """`reference`: the Idempotency-Key of the call to undo; `points`: what it asked for. `merchant` and `terminal` only
+    where the caller is neither. `repeat`: it was sent before, without an answer."""
+
+    reference: Annotated[str, Meta(min_length=1, max_length=200)]
+    points: Points
+    reason: Reason
+    merchant: Id | None = None
+    terminal: Id | None = None
+    repeat: bool = False
+
+
+class Agreement(Struct, frozen=True, forbid_unknown_fields=True):
+    accept: bool
+
+
 class RedemptionShown(Struct, frozen=True):
-    """A redemption now. `status`: held, captured, partially_refunded, refunded, voided or expired."""
+    """A redemption. `status`: none (it never came), confirming, held, declined, captured, partially_refunded, refunded,
+    voided, expired or reversed. Whose it is, and what is left, is told to apps only."""
 
     redemption_id: str
     status: str
-    resident: str
     merchant: str
     terminal: str
     points: int
     amount_fen: int
-    expires_at: datetime
-    captured_points: int
-    captured_fen: int
-    refunded_points: int
-    refunded_fen: int
-    balance: Balance
+    expires_at: datetime | None = None
+    captured_points: int = 0
+    captured_fen: int = 0
+    refunded_points: int = 0
+    refunded_fen: int = 0
+    resident: str | UnsetType = UNSET
+    balance: Balance | UnsetType = UNSET
 
 
-_AT_ONCE = "+"  # after the resident, where a redemption is captured in the same call
-_AGAIN = {200: ResponseSpec(RedemptionShown, description="The earlier answer again", generate_examples=False)}
-_STATES = (
-    "redemption-unknown",
-    "hold-expired",
-    "redemption-not-held",
-    "identity-reused",
-    "not-yours",
-    "account-unknown",
-)
+class RefundShown(Struct, frozen=True):
+    """One refund. How much of the redemption is given back in all, `GET` tells."""
+
+    refund_id: str
+    redemption_id: str
+    points: int
+    amount_fen: int
+    resident: str | UnsetType = UNSET
+    balance: Balance | UnsetType = UNSET
+
+
+class Undone(Struct, frozen=True):
+    """`action`: what had to be done. none: it never came, or had moved nothing; released; refunded, so many points."""
+
+    redemption_id: str
+    action: Literal["none", "released", "refunded"]
+    points: int
+    amount_fen: int
+    status: Literal["reversed"] = "reversed"
+
+
+class Confirmations(Struct, frozen=True):
+    data: list[RedemptionShown]
+
+
+def _again(kind: type) -> dict[int, ResponseSpec]:
+    return {200: ResponseSpec(kind, description="The earlier answer again", generate_examples=False)}
+
+
+_STATES = ("redemption-unknown", "hold-expired", "redemption-not-held", "identity-reused", "not-yours")
 
 
 @post(
@@ -92,15 +149,21 @@ _STATES = (
     operation_id="createRedemption",
     tags=["redemptions"],
     summary="Hold points, or hold and capture them at once",
+    description="A decline is final: another attempt takes another key. Where the resident must agree, on their phone, "
+    "the answer is 202 and `confirming`: `GET` tells what they said.",
     guards=[takes("terminal", "app")],
     status_code=201,
-    responses=_AGAIN
+    responses=_again(RedemptionShown)
+    | {202: ResponseSpec(RedemptionShown, description="Waits for the resident", generate_examples=False)}
     | documented(
         "idempotency-key-missing",
         "identity-reused",
         "account-unknown",
         "account-frozen",
         "insufficient-points",
+        "hold-abandoned",
+        "redemption-reversed",
+        "redemption-not-held",
         "merchant-unknown",
         "terminal-unknown",
         "not-yours",
@@ -117,38 +180,74 @@ async def create_redemption(
     idempotency_key: Annotated[str, IDEMPOTENCY_KEY],
 ) -> Response[RedemptionShown]:
     must_own(request.user, "terminal", f"{data.merchant}/{data.terminal}")
-    redemption_id = id_from_key("rdm_", request, "redemption")
-    amount_fen = data.points * await asyncio.to_thread(_price, installation, data, redemption_id)
-    command = HoldPoints(
-        resident=data.resident,
-        redemption_id=redemption_id,
+    if not await asyncio.to_thread(_has_account, installation, data.resident):
+        raise AccountUnknown(resident=data.resident)
+    order = PlaceOrder(
         merchant=data.merchant,
         terminal=data.terminal,
+        redemption_id=redemption_id_of(request.user, idempotency_key),
+        resident=data.resident,
         points=data.points,
-        amount_fen=amount_fen,
         hold_seconds=data.hold_seconds,
+        capture=data.capture,
     )
-    outcome = await installation.write(command, None, _view(redemption_id))
-    if data.capture:
-        capture = CapturePoints(resident=data.resident, redemption_id=redemption_id, points=data.points)
-        outcome = await installation.write(capture, None, _view(redemption_id))
-    return receipt(outcome.view, outcome)
+    held = await installation.orders.hold(order, None, account.balance)
+    shown = _held(request.user, held)
+    return receipt(shown, held.outcome, created=202 if shown.status == "confirming" else 201)
 
 
-def _price(installation: Installation, data: Hold, redemption_id: str) -> int:
-    """Fen a point at this merchant. Refuses a key that was used for another resident, or for a hold and now a capture.
+def _has_account(installation: Installation, resident: str) -> bool:
+    return installation.journal.state(resident).opened
 
-    The key is bound to its resident before the hold: two residents may lie in two partitions, where no claim is one.
-    """
-    bound = data.resident + (_AT_ONCE if data.capture else "")
+
+def _held(caller: Caller, held: Held) -> RedemptionShown:
+    """What the call led to, by its event. Raises the refusal for which it was declined."""
+    event, placed = held.event, held.placed
+    if isinstance(event, HoldDeclined):
+        raise _refusals()[event.reason](current_state="declined", wanted=event.points)
+    assert isinstance(event, PointsHeld | PointsCaptured)
+    captured = isinstance(event, PointsCaptured)
+    shown = RedemptionShown(
+        placed.redemption_id,
+        "captured" if captured else "confirming" if event.confirm_seconds else "held",
+        placed.merchant,
+        placed.terminal,
+        placed.points,
+        placed.amount_fen,
+        None if captured else event.expires_at,
+        captured_points=placed.points if captured else 0,
+        captured_fen=placed.amount_fen if captured else 0,
+    )
+    return _private(caller, shown, placed.resident, held.outcome.view)
+
+
+@cache
+def _refusals() -> dict[str, type[Refusal]]:
+    return codes()
+
+
+@get(
+    "/v1/redemptions",
+    operation_id="findRedemption",
+    tags=["redemptions"],
+    summary="What became of a call, by its Idempotency-Key",
+    description="Read from the log itself. `none`: it has not come. It may be on its way still: a reversal makes sure "
+    "that it never happens.",
+    guards=[takes("terminal", "app")],
+    responses=documented("not-yours"),
+)
+@threaded
+def find_redemption(
+    request: Request[Caller, Any, Any],
+    reference: Annotated[str, REFERENCE],
+    installation: NamedDependency[Installation],
+) -> RedemptionShown:
+    redemption_id = redemption_id_of(request.user, reference)
     try:
-        installation.directory.bind(REDEMPTIONS, [redemption_id], bound)
-    except SubjectBound:
-        earlier = installation.directory.resident(REDEMPTIONS, redemption_id)
-        same = earlier.removesuffix(_AT_ONCE) == data.resident
-        raise Conflict(fields=["capture" if same else "resident"]) from None
-    merchant: Merchant = installation.journal.state(f"merchant/{data.merchant}")
-    return merchant.accepting(data.terminal).fen_per_point
+        return _read(installation, request.user, redemption_id)
+    except account.RedemptionUnknown:
+        merchant, _, terminal = request.user.owner.partition("/") if request.user.role == "terminal" else ("", "", "")
+        return RedemptionShown(redemption_id, "none", merchant, terminal, 0, 0)
 
 
 @get(
@@ -166,10 +265,21 @@ def get_redemption(
     redemption_id: Annotated[str, REDEMPTION],
     installation: NamedDependency[Installation],
 ) -> RedemptionShown:
-    held = _held(installation, redemption_id)
-    _owned(request.user, held)
-    known: Account = installation.journal.state(held.resident, [("redemptions", redemption_id)])
-    return _shown(known, known.redemptions[redemption_id], installation.clock())
+    return _read(installation, request.user, redemption_id)
+
+
+def _read(installation: Installation, caller: Caller, redemption_id: str) -> RedemptionShown:
+    """A redemption as the log has it now. One whose hold has not come yet is on its way: it has no answer either."""
+    parties = installation.orders.find(redemption_id)
+    _must_be_party(caller, parties)
+    if not parties.resident:  # reversed before it came
+        return RedemptionShown(redemption_id, "reversed", parties.merchant, parties.terminal, 0, 0)
+    known: Account = installation.journal.state(parties.resident, [("redemptions", redemption_id)])
+    redemption = known.redemptions.get(redemption_id)
+    if redemption is None:
+        raise account.RedemptionUnknown(redemption=redemption_id)
+    at = installation.clock()
+    return _private(caller, _shown(redemption, at), known.id, account.balance(known, at))
 
 
 @post(
@@ -180,7 +290,7 @@ def get_redemption(
     description="The rest goes back to the resident at once. The merchant is owed the part's share of the amount.",
     guards=[takes("terminal", "app")],
     status_code=201,
-    responses=_AGAIN | documented("capture-exceeds-hold", *_STATES, body=True),
+    responses=_again(RedemptionShown) | documented("capture-exceeds-hold", *_STATES, body=True),
 )
 async def capture_redemption(
     request: Request[Caller, Any, Any],
@@ -188,11 +298,23 @@ async def capture_redemption(
     data: Annotated[Part, example(points=60)],
     installation: NamedDependency[Installation],
 ) -> Response[RedemptionShown]:
-    held = await asyncio.to_thread(_held, installation, redemption_id)
-    _owned(request.user, held)
-    command = CapturePoints(resident=held.resident, redemption_id=redemption_id, points=data.points)
-    outcome = await installation.write(command, None, _view(redemption_id))
-    return receipt(outcome.view, outcome)
+    parties = await _party(installation, request.user, redemption_id)
+    command = CapturePoints(resident=parties.resident, redemption_id=redemption_id, points=data.points)
+    outcome = await installation.orders.change(command, _changed(redemption_id))
+    redemption, balance = _viewed(outcome.view)
+    captured = outcome.events[-1]
+    assert isinstance(captured, PointsCaptured)
+    shown = RedemptionShown(
+        redemption_id,
+        "captured",
+        redemption.merchant,
+        redemption.terminal,
+        redemption.points,
+        redemption.amount_fen,
+        captured_points=captured.points,
+        captured_fen=captured.amount_fen,
+    )
+    return receipt(_private(request.user, shown, parties.resident, balance), outcome)
 
 
 @post(
@@ -202,18 +324,18 @@ async def capture_redemption(
     summary="Release what is held",
     guards=[takes("terminal", "app")],
     status_code=201,
-    responses=_AGAIN | documented(*_STATES),
+    responses=_again(RedemptionShown) | documented(*_STATES),
 )
 async def void_redemption(
     request: Request[Caller, Any, Any],
     redemption_id: Annotated[str, REDEMPTION],
     installation: NamedDependency[Installation],
 ) -> Response[RedemptionShown]:
-    held = await asyncio.to_thread(_held, installation, redemption_id)
-    _owned(request.user, held)
-    command = VoidHold(resident=held.resident, redemption_id=redemption_id)
-    outcome = await installation.write(command, None, _view(redemption_id))
-    return receipt(outcome.view, outcome)
+    parties = await _party(installation, request.user, redemption_id)
+    command = VoidHold(resident=parties.resident, redemption_id=redemption_id)
+    outcome = await installation.orders.change(command, _changed(redemption_id))
+    redemption, balance = _viewed(outcome.view)
+    return receipt(_private(request.user, _shown(redemption, None), parties.resident, balance), outcome)
 
 
 @post(
@@ -224,7 +346,7 @@ async def void_redemption(
     description="To the grants they came from; a grant that has expired since is granted again for 30 days.",
     guards=[takes("terminal", "app")],
     status_code=201,
-    responses=_AGAIN
+    responses=_again(RefundShown)
     | documented(
         "idempotency-key-missing",
         "redemption-unknown",
@@ -232,7 +354,6 @@ async def void_redemption(
         "refund-exceeds-captured",
         "identity-reused",
         "not-yours",
-        "account-unknown",
         body=True,
     ),
 )
@@ -242,52 +363,186 @@ async def refund_redemption(
     data: Annotated[Part, example(points=60)],
     installation: NamedDependency[Installation],
     idempotency_key: Annotated[str, IDEMPOTENCY_KEY],
-) -> Response[RedemptionShown]:
+) -> Response[RefundShown]:
     refund_id = id_from_key("rfd_", request, f"refund {redemption_id}")
-    held = await asyncio.to_thread(_held, installation, redemption_id)
-    _owned(request.user, held)
-    command = RefundPoints(resident=held.resident, redemption_id=redemption_id, refund_id=refund_id, points=data.points)
-    outcome = await installation.write(command, None, _view(redemption_id))
-    return receipt(outcome.view, outcome)
+    parties = await _party(installation, request.user, redemption_id)
+    command = RefundPoints(
+        resident=parties.resident, redemption_id=redemption_id, refund_id=refund_id, points=data.points
+    )
+    outcome = await installation.orders.change(command, account.balance)
+    refunded = outcome.events[-1]
+    assert isinstance(refunded, PointsRefunded)
+    shown = RefundShown(refund_id, redemption_id, refunded.points, refunded.amount_fen)
+    return receipt(_private(request.user, shown, parties.resident, outcome.view), outcome)
 
 
-def _held(installation: Installation, redemption_id: str) -> PointsHeld:
-    entry = installation.journal.find(("redemption", redemption_id))
-    if entry is None:
-        raise account.RedemptionUnknown(redemption=redemption_id)
-    held = codec.decode(entry.type, entry.state)
-    assert isinstance(held, PointsHeld)
-    return held
+@post(
+    "/v1/redemptions/reversal",
+    operation_id="reverseRedemption",
+    tags=["redemptions"],
+    summary="Undo a call of which nobody knows what became of it",
+    description="Whether it came, was held or captured, or has not come yet: then it never happens. Until the batch of "
+    "the sale is closed; after that, refund it.",
+    guards=[takes("terminal", "app")],
+    status_code=201,
+    responses=_again(Undone)
+    | documented(
+        "reversal-mismatch", "use-refund", "merchant-unknown", "terminal-unknown", "identity-reused", body=True
+    ),
+)
+async def reverse_redemption(
+    request: Request[Caller, Any, Any],
+    data: Annotated[Undo, example(reference="01JD8QZ7Q4M5V6W7X8Y9ZABCDE", points=100, reason="timeout")],
+    installation: NamedDependency[Installation],
+) -> Response[Undone]:
+    merchant, terminal = data.merchant, data.terminal
+    if request.user.role == "terminal":
+        own_merchant, _, own_terminal = request.user.owner.partition("/")
+        merchant, terminal = merchant or own_merchant, terminal or own_terminal
+        must_own(request.user, "terminal", f"{merchant}/{terminal}")
+    if not merchant or not terminal:
+        raise ApiError("missing-field", "whose call it was: merchant and terminal")
+    redemption_id = redemption_id_of(request.user, data.reference)
+    command = ReverseOrder(
+        merchant=merchant, terminal=terminal, redemption_id=redemption_id, points=data.points, reason=data.reason
+    )
+    outcome, event = await installation.orders.reverse(command)
+    return receipt(_undone(redemption_id, event), outcome)
 
 
-def _owned(caller: Caller, held: PointsHeld) -> None:
-    must_own(caller, "terminal", f"{held.merchant}/{held.terminal}")
+def _undone(redemption_id: str, event: Event | None) -> Undone:
+    match event:
+        case HoldReleased():
+            return Undone(redemption_id, "released", 0, 0)
+        case PointsRefunded():
+            return Undone(redemption_id, "refunded", event.points, event.amount_fen)
+        case _:
+            return Undone(redemption_id, "none", 0, 0)
 
 
-def _view(redemption_id: str) -> Any:
-    def view(known: Account, at: datetime) -> RedemptionShown:
-        return _shown(known, known.redemptions[redemption_id], at)
+@post(
+    "/v1/redemptions/{redemption_id:str}/confirmation",
+    operation_id="confirmRedemption",
+    tags=["redemptions"],
+    summary="The resident agrees to what a terminal asks for, or not",
+    guards=[takes("app")],
+    status_code=201,
+    responses=_again(RedemptionShown) | documented(*_STATES, body=True),
+)
+async def confirm_redemption(
+    request: Request[Caller, Any, Any],
+    redemption_id: Annotated[str, REDEMPTION],
+    data: Annotated[Agreement, example(accept=True)],
+    installation: NamedDependency[Installation],
+) -> Response[RedemptionShown]:
+    parties = await _party(installation, request.user, redemption_id)
+    command = ConfirmHold(resident=parties.resident, redemption_id=redemption_id, accept=data.accept)
+    outcome = await installation.orders.change(command, _changed(redemption_id))
+    redemption, balance = _viewed(outcome.view)
+    return receipt(_private(request.user, _agreed(redemption, outcome.events[-1]), parties.resident, balance), outcome)
 
-    return view
 
-
-def _shown(known: Account, redemption: Redemption, at: datetime) -> RedemptionShown:
-    run_out = redemption.status == "held" and redemption.expires_at <= at
+def _agreed(redemption: Redemption, event: Event) -> RedemptionShown:
+    """What the resident's word led to, whatever came later."""
+    captured = event if isinstance(event, PointsCaptured) else None
     return RedemptionShown(
         redemption.id,
-        "expired" if run_out else redemption.status,
-        known.id,
+        "captured" if captured else "declined" if isinstance(event, HoldReleased) else "held",
         redemption.merchant,
         redemption.terminal,
         redemption.points,
         redemption.amount_fen,
-        redemption.expires_at,
+        event.expires_at if isinstance(event, HoldConfirmed) else None,
+        captured.points if captured else 0,
+        captured.amount_fen if captured else 0,
+    )
+
+
+@get(
+    "/v1/residents/{resident:str}/confirmations",
+    operation_id="listConfirmations",
+    tags=["redemptions"],
+    summary="What waits for the resident to agree",
+    description="Read from the log itself: right at once. What is not agreed to in time is declined.",
+    guards=[takes("app")],
+    responses=documented("account-unknown"),
+)
+@threaded
+def list_confirmations(
+    request: Request[Caller, Any, Any],
+    resident: Annotated[str, RESIDENT],
+    installation: NamedDependency[Installation],
+) -> Confirmations:
+    known: Account = installation.journal.state(resident)
+    if not known.opened:
+        raise AccountUnknown(resident=resident)
+    at = installation.clock()
+    waiting = [name for name, held in known.holds.items() if held.unconfirmed and held.expires_at > at]
+    if not waiting:
+        return Confirmations([])
+    known = installation.journal.state(resident, [("redemptions", name) for name in waiting])
+    found = [_shown(known.redemptions[name], at) for name in waiting if name in known.redemptions]
+    return Confirmations([structs.replace(one, resident=resident) for one in found])
+
+
+async def _party(installation: Installation, caller: Caller, redemption_id: str) -> Parties:
+    """Between whom a redemption is, for one who may change it."""
+    parties = await installation.orders.parties(redemption_id)
+    _must_be_party(caller, parties)
+    if not parties.resident:
+        raise account.RedemptionNotHeld(redemption=redemption_id, current_state="reversed")
+    return parties
+
+
+def _must_be_party(caller: Caller, parties: Parties) -> None:
+    must_own(caller, "terminal", f"{parties.merchant}/{parties.terminal}")
+
+
+def _changed(redemption_id: str) -> Any:
+    def view(known: Account, at: datetime) -> tuple[Redemption, Balance]:
+        # As it is now: the state goes on changing.
+        return structs.replace(known.redemptions[redemption_id]), account.balance(known, at)
+
+    return view
+
+
+def _viewed(view: Any) -> tuple[Redemption, Balance]:
+    return view
+
+
+def _private(caller: Caller, shown: Any, resident: str, balance: Any) -> Any:
+    """With what concerns the resident alone, for those whom it concerns."""
+    return shown if caller.role == "terminal" else structs.replace(shown, resident=resident, balance=balance)
+
+
+def _shown(redemption: Redemption, at: datetime | None) -> RedemptionShown:
+    run_out = at is not None and redemption.expires_at <= at
+    status = redemption.status
+    if run_out and status in ("held", "confirming"):
+        status = "expired" if status == "held" else "declined"
+    return RedemptionShown(
+        redemption.id,
+        status,
+        redemption.merchant,
+        redemption.terminal,
+        redemption.points,
+        redemption.amount_fen,
+        redemption.expires_at if status in ("held", "confirming", "expired") else None,
         redemption.captured_points,
         redemption.captured_fen,
         redemption.refunded_points,
         redemption.refunded_fen,
-        account.balance(known, at),
     )
 
 
-handlers = [create_redemption, get_redemption, capture_redemption, void_redemption, refund_redemption]
+handlers = [
+    create_redemption,
+    find_redemption,
+    get_redemption,
+    capture_redemption,
+    void_redemption,
+    refund_redemption,
+    reverse_redemption,
+    confirm_redemption,
+    list_confirmations,
+]

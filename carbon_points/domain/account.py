@@ -29,6 +29,16 @@ TAPS_KEPT = 16  # waiting taps of one resident; the oldest is given up
 REGRANT_DAYS = 30  # how long refunded points live whose own grant has expired
 HOLD_MOST = timedelta(days=7)
 POINTS_MOST = 10**9  # of one redemption
+REVERSAL = "reversal"  # the id of the refund that a reversal makes
+REVERSED = "reversed"
+CAPTURED = ("captured", "partially_refunded", "refunded")  # states of a redemption that spent points
+ENDED = {  # by the cause for which a hold was released
+    "voided": "voided",
+    "expired": "expired",
+    "reversed": REVERSED,
+    "declined": "declined",
+    "unconfirmed": "declined",
+}
 
 # -- commands --------------------------------------------------------------------------------------------------------
 
@@ -94,9 +104,11 @@ class ReverseAction(Command):
 
 
 class HoldPoints(Command):
-    """Set points aside for a redemption, for `hold_seconds`, worth `amount_fen` to the merchant."""
+    """Set points aside for a redemption, for `hold_seconds`, worth `amount_fen` to the merchant.
 
-    claimed_everywhere: ClassVar[bool] = True
+    `code_step` is the payment code that it uses up. With `confirm_seconds` the resident must agree within that time.
+    `capture` spends the points at once, or as soon as the resident agrees.
+    """
 
     resident: str
     redemption_id: str
@@ -105,13 +117,56 @@ class HoldPoints(Command):
     points: int
     amount_fen: int
     hold_seconds: int
+    code_step: str | None = None
+    confirm_seconds: int = 0
+    capture: bool = False
 
     def claim(self) -> tuple[str, ...]:
         return ("redemption", self.redemption_id)
 
+    def uses_up(self) -> tuple[str, ...] | None:
+        return ("code", self.code_step) if self.code_step else None
+
+    def used_up(self) -> Refusal:
+        return CodeUsed()
+
     def differs(self, event: Event) -> list[str]:
-        # The amount follows from the merchant's price at the time, which may have changed since.
-        return [f for f in super().differs(event) if f != "amount_fen"]
+        # The amount and whether to confirm followed from the merchant's terms at the time, which may have changed
+        # since; and a repeated call may come with the step of a later look at the same code.
+        said = [f for f in super().differs(event) if f not in ("amount_fen", "confirm_seconds", "code_step")]
+        return [*said, "capture"] if isinstance(event, PointsCaptured) and not self.capture else said
+
+
+class DeclineHold(Command):
+    """Whatever becomes of the call that asks for this redemption: it is declined, for `reason`, unless it was held."""
+
+    resident: str
+    redemption_id: str
+    merchant: str
+    terminal: str
+    points: int
+    reason: str
+    code_step: str | None = None
+
+    def claim(self) -> tuple[str, ...]:
+        return ("redemption", self.redemption_id)
+
+    def differs(self, event: Event) -> list[str]:  # noqa: ARG002  # the base names it
+        return []  # what there is of it already is the answer
+
+
+class ConfirmHold(Command):
+    """The resident agrees to what a terminal asks for, or does not."""
+
+    resident: str
+    redemption_id: str
+    accept: bool
+
+    def claim(self) -> tuple[str, ...]:
+        return ("confirmation", self.redemption_id)
+
+    def differs(self, event: Event) -> list[str]:
+        return ["accept"] if self.accept == isinstance(event, HoldReleased) else []
 
 
 class CapturePoints(Command):
@@ -143,6 +198,23 @@ class RefundPoints(Command):
 
     def claim(self) -> tuple[str, ...]:
         return ("refund", self.redemption_id, self.refund_id)
+
+
+class ReverseRedemption(Command):
+    """Undo a redemption whatever became of it: let go of what is held, give back what is left of what was captured,
+    refuse it where it never came. `points` are those that were asked for at first."""
+
+    resident: str
+    redemption_id: str
+    merchant: str
+    terminal: str
+    points: int
+
+    def claim(self) -> tuple[str, ...]:
+        return ("redemption-reversal", self.redemption_id)
+
+    def differs(self, event: Event) -> list[str]:  # noqa: ARG002  # the base names it
+        return []  # the order that it undoes was compared
 
 
 class PoolReductions(Command):
@@ -271,6 +343,9 @@ class ActionReversed(Event):
 
 
 class PointsHeld(Event):
+    """`expires_at` is the end of the hold or, with `confirm_seconds`, of the resident's time to agree. `code_step` is
+    the payment code that is used up. `capture`: it is spent as soon as it may be."""
+
     type_name: ClassVar[str] = "points-held/1"
     resident: str
     redemption_id: str
@@ -281,10 +356,40 @@ class PointsHeld(Event):
     hold_seconds: int
     expires_at: datetime
     taken: tuple[Allocation, ...]
+    code_step: str | None = None
+    confirm_seconds: int = 0
+    capture: bool = False
+
+
+class HoldDeclined(Event):
+    """Nothing was held, for `reason`, a refusal's code, and under this id nothing ever will be. The payment code, if
+    any, is used up all the same."""
+
+    type_name: ClassVar[str] = "hold-declined/1"
+    resident: str
+    redemption_id: str
+    merchant: str
+    terminal: str
+    points: int
+    reason: str
+    code_step: str | None = None
+
+
+class HoldConfirmed(Event):
+    """The resident agreed: the hold now ends at `expires_at`."""
+
+    type_name: ClassVar[str] = "hold-confirmed/1"
+    resident: str
+    redemption_id: str
+    merchant: str
+    expires_at: datetime
 
 
 class PointsCaptured(Event):
-    """`taken` was spent; `released` went back to its grants, but for `debt_points` of it that paid the debt."""
+    """`taken` was spent; `released` went back to its grants, but for `debt_points` of it that paid the debt.
+
+    `by`: a call of its own, or the one that held or confirmed.
+    """
 
     type_name: ClassVar[str] = "points-captured/1"
     resident: str
@@ -296,20 +401,24 @@ class PointsCaptured(Event):
     taken: tuple[Allocation, ...]
     released: tuple[Allocation, ...] = ()
     debt_points: int = 0
+    by: Literal["capture", "hold", "confirmation"] = "capture"
 
 
 class HoldReleased(Event):
+    """`declined` by the resident, who did not agree; `unconfirmed` in the time there was."""
+
     type_name: ClassVar[str] = "hold-released/1"
     resident: str
     redemption_id: str
     merchant: str
-    cause: Literal["voided", "expired"]
+    cause: Literal["voided", "expired", "reversed", "declined", "unconfirmed"]
     released: tuple[Allocation, ...] = ()
     debt_points: int = 0
 
 
 class PointsRefunded(Event):
-    """`restored` names grants; those already expired are granted again until `REGRANT_DAYS` later."""
+    """`restored` names grants; those already expired are granted again until `REGRANT_DAYS` later. A `reversal` gives
+    back all that is left, and ends the redemption."""
 
     type_name: ClassVar[str] = "points-refunded/1"
     resident: str
@@ -320,6 +429,7 @@ class PointsRefunded(Event):
     amount_fen: int
     restored: tuple[Allocation, ...] = ()
     debt_points: int = 0
+    reversal: bool = False
 
 
 class PointsExpired(Event):
@@ -352,15 +462,16 @@ class AccountFrozen(Event):
 # -- state -----------------------------------------------------------------------------------------------------------
 
 
-class Hold(Struct):
+class Hold(Struct, omit_defaults=True):
     expires_at: datetime
     merchant: str
     taken: tuple[Allocation, ...]
+    unconfirmed: bool = False
 
 
 class Redemption(Struct):
-    """One redemption's own part of the state. `status`: held, captured, partially_refunded, refunded,
-    voided or expired."""
+    """One redemption's own part of the state. `status`: confirming, held, declined, captured, partially_refunded,
+    refunded, voided, expired or reversed. `confirm_seconds` and `hold_seconds` matter while it is confirming."""
 
     id: str
     merchant: str
@@ -374,6 +485,11 @@ class Redemption(Struct):
     captured_fen: int = 0
     refunded_points: int = 0
     refunded_fen: int = 0
+    refunds: int = 0  # without a reversal
+    reversed_points: int = 0
+    reversed_fen: int = 0
+    hold_seconds: int = 0
+    capture: bool = False
 
 
 class Tap(Struct, frozen=True):
@@ -526,6 +642,11 @@ class HoldTimeInvalid(Refusal):
     title = "A hold lasts from 1 second to 7 days"
 
 
+class CodeUsed(Refusal):
+    code = "code-used"
+    title = "The payment code was used before"
+
+
 class RedemptionUnknown(Refusal):
     code = "redemption-unknown"
     title = "No such redemption"
@@ -544,6 +665,11 @@ class RedemptionNotHeld(Refusal):
 class RedemptionNotCaptured(Refusal):
     code = "redemption-not-captured"
     title = "Only a captured redemption can be refunded"
+
+
+class HoldAbandoned(Refusal):
+    code = "hold-abandoned"
+    title = "The call that asked for it was left halfway, and was given up"
 
 
 class CaptureExceedsHold(Refusal):
@@ -578,6 +704,8 @@ def parts(message: Command | Event, facts: object = None) -> list[tuple[str, str
             return [("redemptions", message.redemption_id)]
         case PointsHeld() | PointsCaptured() | HoldReleased() | PointsRefunded():
             return [("redemptions", message.redemption_id)]
+        case DeclineHold() | ConfirmHold() | ReverseRedemption() | HoldDeclined() | HoldConfirmed():
+            return [("redemptions", message.redemption_id)]
         case _:
             return []
 
@@ -603,15 +731,15 @@ def due(account: Account, now: datetime) -> list[Event]:
         return []
     events: list[Event] = []
     grants = dict(account.grants)
-    for redemption_id, merchant, released, paid in _run_out(account, now):
+    for redemption_id, held, released, paid in _run_out(account, now):
         _add(grants, released)
         events.append(
             HoldReleased(
                 recorded_at=now,
                 resident=account.id,
                 redemption_id=redemption_id,
-                merchant=merchant,
-                cause="expired",
+                merchant=held.merchant,
+                cause="unconfirmed" if held.unconfirmed else "expired",
                 released=released,
                 debt_points=paid,
             )
@@ -622,14 +750,14 @@ def due(account: Account, now: datetime) -> list[Event]:
     return events
 
 
-def _run_out(account: Account, now: datetime) -> Iterator[tuple[str, str, tuple[Allocation, ...], int]]:
-    """The holds past their end, in its order: redemption, merchant, what goes back, what of it pays the debt."""
+def _run_out(account: Account, now: datetime) -> Iterator[tuple[str, Hold, tuple[Allocation, ...], int]]:
+    """The holds past their end, in its order: redemption, hold, what goes back, what of it pays the debt."""
     debt = account.debt_points
     for redemption_id, held in sorted(account.holds.items(), key=lambda item: (item[1].expires_at, item[0])):
         if held.expires_at <= now:
             released, paid = _give_back(held.taken, debt)
             debt -= paid
-            yield redemption_id, held.merchant, released, paid
+            yield redemption_id, held, released, paid
 
 
 def decide(account: Account, command: Command, *, now: datetime, facts: object = None) -> list[Event]:
@@ -653,6 +781,12 @@ def decide(account: Account, command: Command, *, now: datetime, facts: object =
             return void(account, command, now=now)
         case RefundPoints():
             return refund(account, command, now=now)
+        case DeclineHold():
+            return decline(account, command, now=now)
+        case ConfirmHold():
+            return confirm(account, command, now=now)
+        case ReverseRedemption():
+            return reverse_redemption(account, command, now=now)
         case GiveConsent():
             return give_consent(account, command, now=now)
         case WithdrawConsent():
@@ -869,31 +1003,77 @@ def reverse(account: Account, command: ReverseAction, *, now: datetime, facts: R
 
 
 def hold(account: Account, command: HoldPoints, *, now: datetime) -> list[Event]:
-    """Set points aside, earliest expiry first.
+    """Set points aside, earliest expiry first. A frozen account and too few points decline it for good.
 
-    Refusals, in order: PointsInvalid, HoldTimeInvalid, AccountIsFrozen, InsufficientPoints.
+    Refusals, in order: PointsInvalid, HoldTimeInvalid, RedemptionNotHeld.
     """
     _check_points(command.points)
     if not 1 <= command.hold_seconds <= HOLD_MOST.total_seconds():
         raise HoldTimeInvalid(hold_seconds=command.hold_seconds)
+    if earlier := account.redemptions.get(command.redemption_id):  # a reversal came first
+        raise RedemptionNotHeld(redemption=earlier.id, current_state=earlier.status)
     if account.frozen:
-        raise AccountIsFrozen(resident=account.id)
-    if (available := account.available(now)) < command.points:
-        raise InsufficientPoints(available=available, wanted=command.points)
-    return [
-        PointsHeld(
-            recorded_at=now,
-            resident=account.id,
-            redemption_id=command.redemption_id,
-            merchant=command.merchant,
-            terminal=command.terminal,
-            points=command.points,
-            amount_fen=command.amount_fen,
-            hold_seconds=command.hold_seconds,
-            expires_at=now + timedelta(seconds=command.hold_seconds),
-            taken=tuple(_earliest(account.grants, command.points)),
-        )
-    ]
+        return [_declined(account, command, AccountIsFrozen.code, now=now)]
+    if account.available(now) < command.points:
+        return [_declined(account, command, InsufficientPoints.code, now=now)]
+    held = PointsHeld(
+        recorded_at=now,
+        resident=account.id,
+        redemption_id=command.redemption_id,
+        merchant=command.merchant,
+        terminal=command.terminal,
+        points=command.points,
+        amount_fen=command.amount_fen,
+        hold_seconds=command.hold_seconds,
+        expires_at=now + timedelta(seconds=command.confirm_seconds or command.hold_seconds),
+        taken=tuple(_earliest(account.grants, command.points)),
+        code_step=command.code_step,
+        confirm_seconds=command.confirm_seconds,
+        capture=command.capture,
+    )
+    if not command.capture or command.confirm_seconds:
+        return [held]
+    return [held, _captured_whole(held, now=now, by="hold")]
+
+
+def _declined(account: Account, command: HoldPoints | DeclineHold, reason: str, *, now: datetime) -> HoldDeclined:
+    return HoldDeclined(
+        recorded_at=now,
+        resident=account.id,
+        redemption_id=command.redemption_id,
+        merchant=command.merchant,
+        terminal=command.terminal,
+        points=command.points,
+        reason=reason,
+        code_step=command.code_step,
+    )
+
+
+def decline(account: Account, command: DeclineHold, *, now: datetime) -> list[Event]:
+    """Nothing, where the redemption is there already."""
+    if command.redemption_id in account.redemptions:
+        return []
+    return [_declined(account, command, command.reason, now=now)]
+
+
+def confirm(account: Account, command: ConfirmHold, *, now: datetime) -> list[Event]:
+    """The resident's answer, while it is waited for.
+
+    Refusals, in order: RedemptionUnknown, HoldExpired, RedemptionNotHeld.
+    """
+    redemption, held = _on_hold(account, command.redemption_id, "confirming")
+    if not command.accept:
+        return [_release(account, redemption, held, "declined", now=now)]
+    confirmed = HoldConfirmed(
+        recorded_at=now,
+        resident=account.id,
+        redemption_id=redemption.id,
+        merchant=redemption.merchant,
+        expires_at=now + timedelta(seconds=redemption.hold_seconds),
+    )
+    if not redemption.capture:
+        return [confirmed]
+    return [confirmed, _capture(account, redemption, held, redemption.points, now=now, by="confirmation")]
 
 
 def capture(account: Account, command: CapturePoints, *, now: datetime) -> list[Event]:
@@ -902,41 +1082,75 @@ def capture(account: Account, command: CapturePoints, *, now: datetime) -> list[
     redemption, held = _on_hold(account, command.redemption_id)
     if command.points > redemption.points:
         raise CaptureExceedsHold(held=redemption.points, wanted=command.points)
-    taken = tuple(_earliest(dict(held.taken), command.points))
+    return [_capture(account, redemption, held, command.points, now=now, by="capture")]
+
+
+def _capture(
+    account: Account,
+    redemption: Redemption,
+    held: Hold,
+    points: int,
+    *,
+    now: datetime,
+    by: Literal["capture", "confirmation"],
+) -> PointsCaptured:
+    taken = tuple(_earliest(dict(held.taken), points))
     left = dict(held.taken)
     _subtract(left, taken)
     released, paid = _give_back(sorted(left.items()), account.debt_points)
-    return [
-        PointsCaptured(
-            recorded_at=now,
-            resident=account.id,
-            redemption_id=redemption.id,
-            merchant=redemption.merchant,
-            terminal=redemption.terminal,
-            points=command.points,
-            amount_fen=redemption.amount_fen * command.points // redemption.points,
-            taken=taken,
-            released=released,
-            debt_points=paid,
-        )
-    ]
+    return PointsCaptured(
+        recorded_at=now,
+        resident=account.id,
+        redemption_id=redemption.id,
+        merchant=redemption.merchant,
+        terminal=redemption.terminal,
+        points=points,
+        amount_fen=redemption.amount_fen * points // redemption.points,
+        taken=taken,
+        released=released,
+        debt_points=paid,
+        by=by,
+    )
+
+
+def _captured_whole(held: PointsHeld, *, now: datetime, by: Literal["hold"]) -> PointsCaptured:
+    return PointsCaptured(
+        recorded_at=now,
+        resident=held.resident,
+        redemption_id=held.redemption_id,
+        merchant=held.merchant,
+        terminal=held.terminal,
+        points=held.points,
+        amount_fen=held.amount_fen,
+        taken=held.taken,
+        by=by,
+    )
 
 
 def void(account: Account, command: VoidHold, *, now: datetime) -> list[Event]:
     """Refusals, in order: RedemptionUnknown, HoldExpired, RedemptionNotHeld."""
-    redemption, held = _on_hold(account, command.redemption_id)
+    redemption, held = _on_hold(account, command.redemption_id, "held", "confirming")
+    return [_release(account, redemption, held, "voided", now=now)]
+
+
+def _release(
+    account: Account,
+    redemption: Redemption,
+    held: Hold,
+    cause: Literal["voided", "reversed", "declined"],
+    *,
+    now: datetime,
+) -> HoldReleased:
     released, paid = _give_back(held.taken, account.debt_points)
-    return [
-        HoldReleased(
-            recorded_at=now,
-            resident=account.id,
-            redemption_id=redemption.id,
-            merchant=redemption.merchant,
-            cause="voided",
-            released=released,
-            debt_points=paid,
-        )
-    ]
+    return HoldReleased(
+        recorded_at=now,
+        resident=account.id,
+        redemption_id=redemption.id,
+        merchant=redemption.merchant,
+        cause=cause,
+        released=released,
+        debt_points=paid,
+    )
 
 
 def refund(account: Account, command: RefundPoints, *, now: datetime) -> list[Event]:
@@ -948,30 +1162,59 @@ def refund(account: Account, command: RefundPoints, *, now: datetime) -> list[Ev
     redemption = account.redemptions.get(command.redemption_id)
     if redemption is None:
         raise RedemptionUnknown(redemption=command.redemption_id)
-    if redemption.status not in ("captured", "partially_refunded", "refunded"):
+    if redemption.status not in CAPTURED:
         raise RedemptionNotCaptured(redemption=redemption.id, current_state=redemption.status)
     left = redemption.captured_points - redemption.refunded_points
     if command.points > left:
-        raise RefundExceedsCaptured(left=left, wanted=command.points)
+        raise RefundExceedsCaptured(left=left, wanted=command.points, current_state=redemption.status)
+    return [_refund(account, redemption, command.refund_id, command.points, now=now)]
+
+
+def _refund(
+    account: Account, redemption: Redemption, refund_id: str, points: int, *, now: datetime, reversal: bool = False
+) -> PointsRefunded:
+    left = redemption.captured_points - redemption.refunded_points
     today = civil_day(now)
     renewed = today + timedelta(days=REGRANT_DAYS)
-    latest = reversed(list(_latest(redemption.captured, left, command.points)))
+    latest = reversed(list(_latest(redemption.captured, left, points)))
     whole = ((day if day >= today else renewed, points) for day, points in latest)
     restored, paid = _give_back(_merged(whole), account.debt_points)
-    done = redemption.refunded_points + command.points
-    return [
-        PointsRefunded(
-            recorded_at=now,
-            resident=account.id,
-            redemption_id=redemption.id,
-            refund_id=command.refund_id,
-            merchant=redemption.merchant,
-            points=command.points,
-            amount_fen=redemption.captured_fen * done // redemption.captured_points - redemption.refunded_fen,
-            restored=restored,
-            debt_points=paid,
-        )
-    ]
+    done = redemption.refunded_points + points
+    return PointsRefunded(
+        recorded_at=now,
+        resident=account.id,
+        redemption_id=redemption.id,
+        refund_id=refund_id,
+        merchant=redemption.merchant,
+        points=points,
+        amount_fen=redemption.captured_fen * done // redemption.captured_points - redemption.refunded_fen,
+        restored=restored,
+        debt_points=paid,
+        reversal=reversal,
+    )
+
+
+def reverse_redemption(account: Account, command: ReverseRedemption, *, now: datetime) -> list[Event]:
+    """What has ended without spending anything, or was given back whole, stays as it is."""
+    redemption = account.redemptions.get(command.redemption_id)
+    if redemption is None:
+        return [
+            HoldDeclined(
+                recorded_at=now,
+                resident=account.id,
+                redemption_id=command.redemption_id,
+                merchant=command.merchant,
+                terminal=command.terminal,
+                points=command.points,
+                reason=REVERSED,
+            )
+        ]
+    if held := account.holds.get(redemption.id):
+        return [_release(account, redemption, held, "reversed", now=now)]
+    left = redemption.captured_points - redemption.refunded_points
+    if not left:
+        return []
+    return [_refund(account, redemption, REVERSAL, left, now=now, reversal=True)]
 
 
 def pool(account: Account, command: PoolReductions, *, now: datetime) -> list[Event]:
@@ -1028,13 +1271,15 @@ def _check_points(points: int) -> None:
         raise PointsInvalid(points=points)
 
 
-def _on_hold(account: Account, redemption_id: str) -> tuple[Redemption, Hold]:
+def _on_hold(account: Account, redemption_id: str, *states: str) -> tuple[Redemption, Hold]:
+    """A redemption and its hold, in one of these states: by itself, held."""
     redemption = account.redemptions.get(redemption_id)
     if redemption is None:
         raise RedemptionUnknown(redemption=redemption_id)
     if redemption.status == "expired":
-        raise HoldExpired(redemption=redemption_id, expired_at=redemption.expires_at.isoformat())
-    if redemption.status != "held":
+        expired_at = redemption.expires_at.isoformat()
+        raise HoldExpired(redemption=redemption_id, expired_at=expired_at, current_state="expired")
+    if redemption.status not in (states or ("held",)):
         raise RedemptionNotHeld(redemption=redemption_id, current_state=redemption.status)
     return redemption, account.holds[redemption_id]
 
@@ -1057,11 +1302,22 @@ def evolve(account: Account, event: Event) -> None:
         case ActionReversed():
             _reversed(account, event)
         case PointsHeld():
-            _subtract(account.grants, event.taken)
-            account.holds[event.redemption_id] = Hold(event.expires_at, event.merchant, event.taken)
+            _held(account, event)
+        case HoldDeclined():
             account.redemptions[event.redemption_id] = Redemption(
-                event.redemption_id, event.merchant, event.terminal, event.points, event.amount_fen, event.expires_at
+                event.redemption_id,
+                event.merchant,
+                event.terminal,
+                event.points,
+                0,
+                event.recorded_at,
+                "reversed" if event.reason == REVERSED else "declined",
             )
+        case HoldConfirmed():
+            redemption = account.redemptions[event.redemption_id]
+            redemption.status, redemption.expires_at = "held", event.expires_at
+            held = account.holds[event.redemption_id]
+            held.unconfirmed, held.expires_at = False, event.expires_at
         case PointsCaptured():
             _released(account, event.redemption_id, event.released, event.debt_points)
             redemption = account.redemptions[event.redemption_id]
@@ -1069,15 +1325,9 @@ def evolve(account: Account, event: Event) -> None:
             redemption.captured_points, redemption.captured_fen = event.points, event.amount_fen
         case HoldReleased():
             _released(account, event.redemption_id, event.released, event.debt_points)
-            account.redemptions[event.redemption_id].status = event.cause
+            account.redemptions[event.redemption_id].status = ENDED[event.cause]
         case PointsRefunded():
-            _add(account.grants, event.restored)
-            account.debt_points -= event.debt_points
-            redemption = account.redemptions[event.redemption_id]
-            redemption.refunded_points += event.points
-            redemption.refunded_fen += event.amount_fen
-            whole = redemption.refunded_points == redemption.captured_points
-            redemption.status = "refunded" if whole else "partially_refunded"
+            _refunded(account, event)
         case PointsExpired():
             _subtract(account.grants, event.taken)
             _add(account.lapsed, event.taken)
@@ -1119,6 +1369,37 @@ def _reversed(account: Account, event: ActionReversed) -> None:
     account.total_mg -= event.reduction_mg
     account.debt_points += event.debt_points
     account.debt_mg += event.debt_mg
+
+
+def _held(account: Account, event: PointsHeld) -> None:
+    _subtract(account.grants, event.taken)
+    unconfirmed = bool(event.confirm_seconds)
+    account.holds[event.redemption_id] = Hold(event.expires_at, event.merchant, event.taken, unconfirmed)
+    account.redemptions[event.redemption_id] = Redemption(
+        event.redemption_id,
+        event.merchant,
+        event.terminal,
+        event.points,
+        event.amount_fen,
+        event.expires_at,
+        "confirming" if unconfirmed else "held",
+        hold_seconds=event.hold_seconds if unconfirmed else 0,
+        capture=event.capture and unconfirmed,
+    )
+
+
+def _refunded(account: Account, event: PointsRefunded) -> None:
+    _add(account.grants, event.restored)
+    account.debt_points -= event.debt_points
+    redemption = account.redemptions[event.redemption_id]
+    redemption.refunded_points += event.points
+    redemption.refunded_fen += event.amount_fen
+    if event.reversal:
+        redemption.reversed_points, redemption.reversed_fen = event.points, event.amount_fen
+    else:
+        redemption.refunds += 1
+    whole = redemption.refunded_points == redemption.captured_points
+    redemption.status = REVERSED if event.reversal else "refunded" if whole else "partially_refunded"
 
 
 def _released(account: Account, redemption_id: str, released: Iterable[Allocation], debt_points: int) -> None:

@@ -10,6 +10,8 @@ from typing import Annotated, ClassVar, dataclass_transform
 
 from msgspec import Meta, Struct
 
+from carbon_points.domain.refusal import Refusal
+
 # `$` also matches before a last line end, which no name has: hence `(?!\n)`.
 # What may be written in a command. Checked where a command is read from outside; events and states believe.
 Id = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@-]*$(?!\n)")]
@@ -37,6 +39,14 @@ class Command(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def claim(self) -> tuple[str, ...] | None:
         """The command's identity in its partition, or None where the state alone decides."""
         return None
+
+    def uses_up(self) -> tuple[str, ...] | None:
+        """Another identity that it takes for itself alone, in its partition: whoever comes second is `used_up`."""
+        return None
+
+    def used_up(self) -> Refusal:
+        """Why it is refused, where another command took what it `uses_up`."""
+        raise AssertionError("it uses nothing up")
 
     def differs(self, event: Event) -> list[str]:
         """The fields in which an earlier event of the same identity says something else."""

@@ -8,7 +8,18 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta, Struct
 
+from carbon_points.domain import order
 from carbon_points.domain.event import Command, County, Event, Id, Text
+from carbon_points.domain.order import (
+    FollowOrder,
+    Order,
+    OrderMoved,
+    OrderPlaced,
+    OrderReversed,
+    PlaceOrder,
+    ReverseOrder,
+    Till,
+)
 from carbon_points.domain.refusal import Refusal
 
 PRICE_MOST_FEN = 10_000
@@ -29,6 +40,13 @@ class RegisterMerchant(Command):
 class ChangePrice(Command):
     merchant: Id
     fen_per_point: Annotated[int, Meta(ge=1, le=PRICE_MOST_FEN)]
+
+
+class ChangeTerms(Command):
+    """`confirm_above`: for more points than that, by a payment code, the resident must agree on their phone."""
+
+    merchant: Id
+    confirm_above: Annotated[int, Meta(ge=0)] | None
 
 
 class EnrolTerminal(Command):
@@ -63,6 +81,12 @@ class PriceChanged(Event):
     fen_per_point: int
 
 
+class TermsChanged(Event):
+    type_name: ClassVar[str] = "terms-changed/1"
+    merchant: str
+    confirm_above: int | None
+
+
 class TerminalEnrolled(Event):
     type_name: ClassVar[str] = "terminal-enrolled/1"
     merchant: str
@@ -84,12 +108,17 @@ class SettlementClosed(Event):
 
 
 class Merchant(Struct):
+    """`orders` by redemption and `tills` by terminal are kept in parts."""
+
     id: str
     name: str = ""
     fen_per_point: int = 0
     county: str | None = None
     terminals: dict[str, bool] = {}
     through: dict[str, int] = {}
+    confirm_above: int | None = None
+    orders: dict[str, Order] = {}
+    tills: dict[str, Till] = {}
 
     def accepting(self, terminal: str) -> "Merchant":
         """This merchant, if it may redeem at that terminal. Refusals, in order: MerchantUnknown, TerminalUnknown."""
@@ -131,6 +160,11 @@ class PriceUnchanged(Refusal):
     title = "That is already the price"
 
 
+class TermsUnchanged(Refusal):
+    code = "terms-unchanged"
+    title = "Those are already the terms"
+
+
 class NothingToSettle(Refusal):
     code = "nothing-to-settle"
     title = "Captures less refunds since the last settlement are worth nothing"
@@ -141,8 +175,19 @@ class SettlementOverlaps(Refusal):
     title = "Another settlement was closed meanwhile: compute it again"
 
 
+def parts(message: Command | Event, facts: object = None) -> list[tuple[str, str]]:  # noqa: ARG001  # as for accounts
+    """The parts of the state that a command reads or an event changes, as (field, key)."""
+    match message:
+        case PlaceOrder() | OrderPlaced():
+            return [("orders", message.redemption_id)]
+        case FollowOrder() | OrderMoved() | ReverseOrder() | OrderReversed():
+            return [("orders", message.redemption_id), ("tills", message.terminal)]
+        case _:
+            return []
+
+
 def decide(merchant: Merchant, command: Command, *, now: datetime, facts: object = None) -> list[Event]:
-    """Refusals, in order: PriceInvalid; MerchantUnknown; PriceUnchanged; SettlementOverlaps; NothingToSettle."""
+    """Refusals, in order: PriceInvalid; MerchantUnknown; TerminalUnknown; what the command itself is refused for."""
     if isinstance(command, RegisterMerchant | ChangePrice) and not 1 <= command.fen_per_point <= PRICE_MOST_FEN:
         raise PriceInvalid(fen_per_point=command.fen_per_point)
     match command:
@@ -162,6 +207,12 @@ def decide(merchant: Merchant, command: Command, *, now: datetime, facts: object
             if command.fen_per_point == merchant.fen_per_point:
                 raise PriceUnchanged(fen_per_point=command.fen_per_point)
             return [PriceChanged(recorded_at=now, merchant=merchant.id, fen_per_point=command.fen_per_point)]
+        case ChangeTerms():
+            if command.confirm_above == merchant.confirm_above:
+                raise TermsUnchanged(confirm_above=command.confirm_above)
+            return [TermsChanged(recorded_at=now, merchant=merchant.id, confirm_above=command.confirm_above)]
+        case PlaceOrder() | ReverseOrder() | FollowOrder():
+            return _order(merchant.accepting(command.terminal), command, now=now)
         case EnrolTerminal():
             return [TerminalEnrolled(recorded_at=now, merchant=merchant.id, terminal=command.terminal)]
         case CloseSettlement():
@@ -169,6 +220,19 @@ def decide(merchant: Merchant, command: Command, *, now: datetime, facts: object
             return [_settle(merchant, command, now=now, facts=facts)]
         case _:
             raise AssertionError(f"no decision for {type(command).__name__}")
+
+
+def _order(merchant: Merchant, command: PlaceOrder | ReverseOrder | FollowOrder, *, now: datetime) -> list[Event]:
+    known = merchant.orders.get(command.redemption_id)
+    till = merchant.tills.get(command.terminal) or Till()
+    match command:
+        case PlaceOrder():
+            price, above = merchant.fen_per_point, merchant.confirm_above
+            return order.place(command, known, fen_per_point=price, confirm_above=above, now=now)
+        case ReverseOrder():
+            return order.reverse(command, known, till, now=now)
+        case FollowOrder():
+            return order.follow(command, known, till, now=now) if known else []
 
 
 def _settle(merchant: Merchant, command: CloseSettlement, *, now: datetime, facts: SettlementFacts) -> Event:
@@ -199,5 +263,15 @@ def evolve(merchant: Merchant, event: Event) -> None:
             merchant.terminals[event.terminal] = True
         case SettlementClosed():
             merchant.through = event.through
+        case TermsChanged():
+            merchant.confirm_above = event.confirm_above
+        case OrderPlaced():
+            merchant.orders[event.redemption_id] = order.placed(event)
+        case OrderMoved():
+            till = merchant.tills.setdefault(event.terminal, Till())
+            order.moved(event, merchant.orders[event.redemption_id], till)
+        case OrderReversed():
+            if event.redemption_id not in merchant.orders:
+                merchant.orders[event.redemption_id] = Order(event.terminal, "", event.points, 0, "reversed")
         case _:
             raise AssertionError(f"not a merchant's event: {event.type_name}")

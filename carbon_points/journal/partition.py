@@ -233,7 +233,9 @@ class Partition:
             raise Unavailable(why)
         batch = Batch(writes)
         keys = [claim_key(words) if (words := w.command.claim()) else None for w in writes]
-        if before and not before.claims.keys().isdisjoint(key for key in keys if key):
+        uses = [claim_key(words) if (words := w.command.uses_up()) else None for w in writes]
+        asked = {key for key in (*keys, *uses) if key}
+        if before and not before.claims.keys().isdisjoint(asked):
             raise Repeated
         streams = [stream_of(w.command) for w in writes]
         kinds = [kind_of(stream) for stream in streams]
@@ -242,7 +244,7 @@ class Partition:
             for w, stream, kind in zip(writes, streams, kinds, strict=True)
         ]
         wanted = self._missing(needed, batch)
-        claims, rows = self.recorder.look(list({key for key in keys if key}), wanted)
+        claims, rows = self.recorder.look(list(asked), wanted)
         self._fill(self._loaded, rows)
         known = {claim.key: claim for claim in claims}
         replays = {(claim.stream, claim.version) for claim in known.values()}
@@ -253,8 +255,8 @@ class Partition:
                 known |= elsewhere
                 earlier |= other.read_at([(claim.stream, claim.version) for claim in elsewhere.values()])
         batch.outcomes = [
-            self._decide(write, stream, key, known, earlier, batch)
-            for write, stream, key in zip(writes, streams, keys, strict=True)
+            self._decide(write, stream, pair, known, earlier, batch)
+            for write, stream, pair in zip(writes, streams, zip(keys, uses, strict=True), strict=True)
         ]
         for outcome, key in zip(batch.outcomes, keys, strict=True):
             if not outcome.refusal and not outcome.replayed:
@@ -284,14 +286,18 @@ class Partition:
         self,
         write: Write,
         stream: str,
-        key: bytes | None,
+        keys: tuple[bytes | None, bytes | None],
         known: dict[bytes, Claim],
         earlier: dict[tuple[str, int], Entry],
         batch: Batch,
     ) -> Outcome:
+        key, use = keys
         if key and (claim := batch.claims.get(key) or known.get(key)):
             return self._replay(write, stream, claim, earlier, batch)
         loaded, now = self._at_hand(stream), self._moment(batch)
+        if use and (use in batch.claims or use in known):
+            refusal = write.command.used_up()
+            return Outcome(stream, refusal=refusal, partition=self.number, version=loaded.version)
         for event in loaded.kind.due(loaded.state, now):
             self._take(loaded, event, batch)
         try:
@@ -303,6 +309,8 @@ class Partition:
         if key and events:
             batch.claims[key] = Claim(key, stream, loaded.version)
             batch.made[key] = (events[-1], len(batch.events))
+        if use and events:
+            batch.claims[use] = Claim(use, stream, loaded.version - len(events) + 1)
         view = write.view(loaded.state, now) if write.view else None
         return Outcome(
             stream,

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from carbon_points.domain import account, fund, lot, merchant, methodology, source
+from carbon_points.domain import account, fund, lot, merchant, methodology, order, source
 from carbon_points.domain.event import Command, Event
 
 State = Any  # the state of one of the kinds below: a mutable Struct of its domain module
@@ -62,7 +62,16 @@ KINDS = {
         account.due,
         {"usage": dict[str, methodology.Used], "redemptions": account.Redemption},
     ),
-    "merchant": _plain("merchant", merchant.Merchant, merchant, merchant.Merchant),
+    "merchant": Kind(
+        "merchant",
+        merchant.Merchant,
+        merchant.Merchant,
+        merchant.decide,
+        merchant.evolve,
+        merchant.parts,
+        _never,
+        {"orders": order.Order, "tills": order.Till},
+    ),
     "pool": _plain("pool", lot.Pool, lot, lot.Pool),
     FUND: _factless(FUND, fund.Fund, fund, lambda _: fund.Fund()),
     SOURCES: _factless(SOURCES, source.Sources, source, lambda _: source.Sources()),
@@ -71,7 +80,17 @@ KINDS = {
     ),
 }
 
-_MERCHANTS = (merchant.RegisterMerchant, merchant.ChangePrice, merchant.EnrolTerminal, merchant.CloseSettlement)
+_MERCHANTS = {
+    merchant.RegisterMerchant,
+    merchant.ChangePrice,
+    merchant.ChangeTerms,
+    merchant.EnrolTerminal,
+    merchant.CloseSettlement,
+    order.PlaceOrder,
+    order.ReverseOrder,
+    order.FollowOrder,
+}
+_MERCHANT = "merchant"
 _FIXED: dict[type[Command], str] = {
     methodology.PublishMethodology: METHODOLOGIES,
     source.RegisterSource: SOURCES,
@@ -83,14 +102,15 @@ _FIXED: dict[type[Command], str] = {
 
 def stream_of(command: Command) -> str:
     """The stream that a command writes to: a resident's is their id; others are named `kind/id`, or by kind alone."""
+    if type(command) in _MERCHANTS:  # an order names a resident, too
+        return f"merchant/{getattr(command, _MERCHANT)}"
     if resident := getattr(command, "resident", None):
         return resident
     if fixed := _FIXED.get(type(command)):
         return fixed
     if pool := getattr(command, "pool_id", None):
         return f"pool/{pool}"
-    assert isinstance(command, _MERCHANTS), "every other command is a merchant's"
-    return f"merchant/{command.merchant}"
+    raise AssertionError(f"no stream for {type(command).__name__}")
 
 
 def kind_of(stream: str) -> Kind:

@@ -1,16 +1,26 @@
-"""Redemptions: what a resident spends at a merchant's terminal, from the hold to the last refund.
+"""Redemptions: what a resident spends at a merchant's terminal, from the order to the last refund.
 
-All of one redemption lies in its resident's partition. Two residents of two partitions may use the same id: a row is of
-both.
+The order lies in its merchant's partition, what became of it in its resident's: each adds its own columns to the row.
+Two residents of two partitions may use the same id: a row is of both.
 """
 
 from datetime import datetime
 from typing import Literal
 
 from msgspec import Struct
-from sqlalchemy import BigInteger, Index, Table, case, func, select
+from sqlalchemy import BigInteger, Index, Table, and_, case, func, literal_column, or_, select
 
-from carbon_points.domain.account import HoldReleased, PointsCaptured, PointsHeld, PointsRefunded
+from carbon_points.domain.account import (
+    ENDED,
+    REVERSED,
+    HoldConfirmed,
+    HoldDeclined,
+    HoldReleased,
+    PointsCaptured,
+    PointsHeld,
+    PointsRefunded,
+)
+from carbon_points.domain.order import OrderMoved, OrderPlaced, OrderReversed
 from carbon_points.projections.rows import (
     Batch,
     Made,
@@ -24,7 +34,7 @@ from carbon_points.projections.rows import (
     paged,
 )
 
-Status = Literal["held", "captured", "partially_refunded", "refunded", "voided", "expired"]
+Status = Literal["held", "declined", "captured", "partially_refunded", "refunded", "voided", "expired", "reversed"]
 
 REDEMPTIONS = Table(
     "redemptions",
@@ -39,13 +49,44 @@ REDEMPTIONS = Table(
     latest("amount_fen", BigInteger),
     latest("held_at", Moment),
     latest("expires_at", Moment),
-    latest("ended"),  # captured, voided, expired; null while held
+    latest("ended"),  # captured, declined, voided, expired, reversed; null while held
     latest("captured_points", BigInteger),
     latest("captured_fen", BigInteger),
+    latest("changed_at", Moment),
+    added("refunds"),  # without a reversal
     added("refunded_points"),
     added("refunded_fen"),
+    added("reversals"),
+    added("reversed_points"),
+    added("reversed_fen"),
+    # what the merchant's stream says
+    latest("order_merchant"),
+    latest("order_terminal"),
+    latest("ordered_points", BigInteger),
+    latest("ordered_at", Moment),
+    latest("reversing", BigInteger),
+    latest("followed"),
+    added("followed_refunds"),
+    added("followed_reversals"),
     Index("redemptions_by_merchant", "merchant", "partition", "position"),
 )
+_OPEN = and_(REDEMPTIONS.c.followed.is_(None), REDEMPTIONS.c.order_merchant.is_not(None))
+_BEHIND = and_(
+    REDEMPTIONS.c.order_merchant.is_not(None),
+    or_(
+        and_(REDEMPTIONS.c.followed.is_(None), REDEMPTIONS.c.ended.is_not(None)),
+        REDEMPTIONS.c.followed_refunds < REDEMPTIONS.c.refunds,
+        REDEMPTIONS.c.followed_reversals < REDEMPTIONS.c.reversals,
+        and_(
+            REDEMPTIONS.c.reversing == literal_column("1"),
+            REDEMPTIONS.c.ended == literal_column("'captured'"),
+            REDEMPTIONS.c.refunded_points + REDEMPTIONS.c.reversed_points < REDEMPTIONS.c.captured_points,
+        ),
+    ),
+)
+# Nearly all rows are in neither: what is asked every second is found at once.
+Index("redemptions_open", REDEMPTIONS.c.order_merchant, postgresql_where=_OPEN, sqlite_where=_OPEN)
+Index("redemptions_behind", REDEMPTIONS.c.order_merchant, postgresql_where=_BEHIND, sqlite_where=_BEHIND)
 
 
 class Redemption(Struct, frozen=True):
@@ -67,7 +108,29 @@ class Redemption(Struct, frozen=True):
     refunded_fen: int
 
 
+class Loose(Struct, frozen=True):
+    """An order that has not taken in all that became of it, or that has nothing yet. `ended` is null where no end is in
+    the log, `expires_at` where nothing was held."""
+
+    redemption_id: str
+    resident: str
+    order_merchant: str
+    order_terminal: str
+    ordered_points: int
+    expires_at: datetime | None
+    reversing: int | None
+    ended: str | None
+    captured_points: int
+    captured_fen: int
+    refunds: int
+    refunded_points: int
+    refunded_fen: int
+    reversed_points: int
+    reversed_fen: int
+
+
 def fold(batch: Batch, made: Made) -> None:
+    _orders(batch, made)
     rows = made[REDEMPTIONS]
     for position, e in batch.of(PointsHeld):
         rows.put(
@@ -82,6 +145,23 @@ def fold(batch: Batch, made: Made) -> None:
             held_at=e.recorded_at,
             expires_at=e.expires_at,
         )
+    for position, e in batch.of(HoldDeclined):
+        rows.put(
+            redemption_id=e.redemption_id,
+            resident=e.resident,
+            partition=batch.partition,
+            position=position,
+            merchant=e.merchant,
+            terminal=e.terminal,
+            points=e.points,
+            amount_fen=0,
+            held_at=e.recorded_at,
+            expires_at=e.recorded_at,
+            ended=REVERSED if e.reason == REVERSED else "declined",
+            changed_at=e.recorded_at,
+        )
+    for _, e in batch.of(HoldConfirmed):
+        rows.put(redemption_id=e.redemption_id, resident=e.resident, expires_at=e.expires_at)
     for _, e in batch.of(PointsCaptured):
         rows.put(
             redemption_id=e.redemption_id,
@@ -89,22 +169,52 @@ def fold(batch: Batch, made: Made) -> None:
             ended="captured",
             captured_points=e.points,
             captured_fen=e.amount_fen,
+            changed_at=e.recorded_at,
         )
     for _, e in batch.of(HoldReleased):
-        rows.put(redemption_id=e.redemption_id, resident=e.resident, ended=e.cause)
+        ended = ENDED[e.cause]
+        rows.put(redemption_id=e.redemption_id, resident=e.resident, ended=ended, changed_at=e.recorded_at)
     for _, e in batch.of(PointsRefunded):
+        figures = ("reversals", "reversed_points", "reversed_fen") if e.reversal else _REFUND
         rows.put(
             redemption_id=e.redemption_id,
             resident=e.resident,
-            refunded_points=e.points,
-            refunded_fen=e.amount_fen,
+            changed_at=e.recorded_at,
+            **dict(zip(figures, (1, e.points, e.amount_fen), strict=True)),
         )
+
+
+_REFUND = ("refunds", "refunded_points", "refunded_fen")
+
+
+def _orders(batch: Batch, made: Made) -> None:
+    rows = made[REDEMPTIONS]
+    for _, e in batch.of(OrderPlaced):
+        rows.put(
+            redemption_id=e.redemption_id,
+            resident=e.resident,
+            order_merchant=e.merchant,
+            order_terminal=e.terminal,
+            ordered_points=e.points,
+            ordered_at=e.recorded_at,
+        )
+    for _, e in batch.of(OrderReversed):
+        if e.resident is not None:
+            rows.put(redemption_id=e.redemption_id, resident=e.resident, reversing=1)
+    for _, e in batch.of(OrderMoved):
+        if e.kind == "refund":
+            rows.put(redemption_id=e.redemption_id, resident=e.resident, followed_refunds=e.count)
+        elif e.kind == "reversal":
+            rows.put(redemption_id=e.redemption_id, resident=e.resident, followed_reversals=1)
+        else:
+            rows.put(redemption_id=e.redemption_id, resident=e.resident, followed=e.kind)
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------
 
 _STATUS = case(
     (REDEMPTIONS.c.ended.is_(None), "held"),
+    (REDEMPTIONS.c.reversals > 0, REVERSED),
     (REDEMPTIONS.c.refunded_points == 0, REDEMPTIONS.c.ended),
     (REDEMPTIONS.c.refunded_points == REDEMPTIONS.c.captured_points, "refunded"),
     else_="partially_refunded",
@@ -117,8 +227,10 @@ _REDEMPTIONS = select(
         status=_STATUS,
         captured_points=func.coalesce(REDEMPTIONS.c.captured_points, 0),
         captured_fen=func.coalesce(REDEMPTIONS.c.captured_fen, 0),
+        refunded_points=REDEMPTIONS.c.refunded_points + REDEMPTIONS.c.reversed_points,
+        refunded_fen=REDEMPTIONS.c.refunded_fen + REDEMPTIONS.c.reversed_fen,
     ),
-)
+).where(REDEMPTIONS.c.held_at.is_not(None))
 
 
 def redemptions(
@@ -139,3 +251,30 @@ def redemptions(
 def redemption(at: Snapshot, redemption_id: str) -> Redemption | None:
     query = _REDEMPTIONS.where(REDEMPTIONS.c.redemption_id == redemption_id)
     return next(iter(at.placed(Redemption, paged(query, REDEMPTIONS, None, 1))), None)
+
+
+_LOOSE = select(
+    *fields(
+        REDEMPTIONS,
+        Loose,
+        captured_points=func.coalesce(REDEMPTIONS.c.captured_points, 0),
+        captured_fen=func.coalesce(REDEMPTIONS.c.captured_fen, 0),
+    )
+)
+
+
+def behind(at: Snapshot, *, changed_before: datetime, merchant: str | None = None, limit: int = 500) -> list[Loose]:
+    """Orders that have not taken in what became of them by that moment."""
+    query = _LOOSE.where(_BEHIND, REDEMPTIONS.c.changed_at <= changed_before)
+    if merchant is not None:
+        query = query.where(REDEMPTIONS.c.order_merchant == merchant)
+    return at.structs(Loose, query.limit(limit))
+
+
+def overdue(at: Snapshot, *, now: datetime, placed_before: datetime, limit: int = 500) -> list[Loose]:
+    """Orders without an end whose hold has run out, or never came, or that are to be undone."""
+    ran_out = REDEMPTIONS.c.expires_at <= now
+    never_held = and_(REDEMPTIONS.c.expires_at.is_(None), REDEMPTIONS.c.ordered_at <= placed_before)
+    undone = and_(REDEMPTIONS.c.reversing == 1, REDEMPTIONS.c.ordered_at <= placed_before)
+    query = _LOOSE.where(_OPEN, REDEMPTIONS.c.ended.is_(None), or_(ran_out, never_held, undone))
+    return at.structs(Loose, query.limit(limit))

@@ -10,9 +10,9 @@ from tests.conftest import Clock
 PRICE = 2  # fen a point at the shop
 
 
-def points(answer: Answer) -> tuple[int, int]:
-    """Available and held after the call, by its own answer."""
-    balance = answer.json()["balance"]
+def points(city: City, resident: str) -> tuple[int, int]:
+    """Available and held."""
+    balance = city.balance(resident)
     return balance["points_available"], balance["points_held"]
 
 
@@ -30,9 +30,13 @@ class TestHolding:
         assert (told["status"], told["points"], told["amount_fen"]) == ("held", 30, 30 * PRICE)
         assert told["expires_at"] == "2025-06-15T04:05:00Z"
         assert (told["captured_points"], told["refunded_points"]) == (0, 0)
-        assert points(answer) == (70, 30)
-        assert city.balance(resident) == told["balance"]
+        assert points(city, resident) == (70, 30)
         assert city.get(f"/v1/redemptions/{told['redemption_id']}", by="terminal").json() == told
+
+    def test_whose_points_they_are_and_what_is_left_is_told_to_apps_only(self, city: City, resident: str) -> None:
+        told = [city.post("/v1/redemptions", hold(resident, 30), by=by).json() for by in ("terminal", "app")]
+        assert not {"resident", "balance"} & told[0].keys()
+        assert (told[1]["resident"], told[1]["balance"]["points_held"]) == (resident, 60)
 
     def test_the_same_call_again_holds_nothing_more(self, city: City, resident: str) -> None:
         same_again(*(city.post("/v1/redemptions", hold(resident, 30), by="terminal", key="k1") for _ in range(2)))
@@ -85,8 +89,17 @@ class TestHolding:
     def test_more_than_is_available_is_refused_with_both_numbers(self, city: City, resident: str) -> None:
         city.held(resident, 60)
         told = problem(city.post("/v1/redemptions", hold(resident, 41), by="terminal"), 409, "insufficient-points")
-        assert told["facts"] == {"available": 40, "wanted": 41}
+        assert told["facts"] == {"current_state": "declined", "wanted": 41}
         assert told["retryable"] == "new-key"
+
+    def test_a_decline_is_final_for_its_key(self, city: City) -> None:
+        card = city.name("card")
+        resident, key = city.resident(card=card), city.name("key")
+        call = ("/v1/redemptions", hold(resident, 100))
+        problem(city.post(*call, by="terminal", key=key), 409, "insufficient-points")
+        city.earn(card, 100)
+        problem(city.post(*call, by="terminal", key=key), 409, "insufficient-points")
+        assert city.post(*call, by="terminal").status_code == 201
 
     @pytest.mark.parametrize(
         ("said", "status", "code"),
@@ -131,7 +144,7 @@ class TestHolding:
         same_again(*answers)
         told = answers[0].json()
         assert (told["status"], told["captured_points"], told["captured_fen"]) == ("captured", 40, 40 * PRICE)
-        assert points(answers[0]) == (60, 0)
+        assert points(city, resident) == (60, 0)
 
 
 class TestCapturing:
@@ -140,13 +153,13 @@ class TestCapturing:
         answer = city.post(f"/v1/redemptions/{held}/capture", {"points": 30}, by="terminal")
         assert answer.status_code == 201
         assert answer.json()["status"] == "captured"
-        assert points(answer) == (70, 0)
+        assert points(city, resident) == (70, 0)
 
     def test_a_part_of_it_lets_the_rest_go_and_owes_the_parts_share(self, city: City, resident: str) -> None:
         held = city.held(resident, 30)
         answer = city.post(f"/v1/redemptions/{held}/capture", {"points": 11}, by="terminal")
         assert (answer.json()["captured_points"], answer.json()["captured_fen"]) == (11, 22)
-        assert points(answer) == (89, 0)
+        assert points(city, resident) == (89, 0)
 
     def test_the_same_capture_again_changes_nothing(self, city: City, resident: str) -> None:
         path = f"/v1/redemptions/{city.held(resident, 30)}/capture"
@@ -169,7 +182,7 @@ class TestVoiding:
         answers = [city.post(path, by="terminal", key=None) for _ in range(2)]
         same_again(*answers)
         assert answers[0].json()["status"] == "voided"
-        assert points(answers[0]) == (100, 0)
+        assert points(city, resident) == (100, 0)
 
     def test_what_was_captured_or_voided_is_not_on_hold(self, city: City, resident: str) -> None:
         captured, voided = city.captured(resident, 10), city.held(resident, 10)
@@ -189,20 +202,21 @@ class TestRunningOut:
         time.move(timedelta(seconds=1))
         shown = own_city.get(f"/v1/redemptions/{held}")
         assert shown.json()["status"] == "expired"
-        assert points(shown) == (100, 0)
+        assert points(own_city, resident) == (100, 0)
         for path, body in (("capture", {"points": 30}), ("void", None)):
             problem(own_city.post(f"/v1/redemptions/{held}/{path}", body, by="terminal"), 409, "hold-expired")
         assert own_city.post("/v1/redemptions", hold(resident, 100), by="terminal").status_code == 201
 
-    def test_a_hold_sent_again_after_it_ran_out_is_told_as_it_stands(self, own_city: City, time: Clock) -> None:
+    def test_a_hold_sent_again_after_it_ran_out_has_the_same_answer_and_is_not_held_again(self, own_city: City, time: Clock) -> None:
         resident = own_city.resident(points=POINTS)
         body = hold(resident, 30, hold_seconds=60)
         first = own_city.post("/v1/redemptions", body, by="terminal", key="k")
         time.move(timedelta(minutes=5))
         again = own_city.post("/v1/redemptions", body, by="terminal", key="k")
-        assert (again.status_code, again.json()["status"]) == (200, "expired")
-        assert again.json()["redemption_id"] == first.json()["redemption_id"]
-        assert points(again) == (100, 0)
+        same_again(first, again)
+        found = own_city.get("/v1/redemptions", by="terminal", reference="k").json()
+        assert (found["redemption_id"], found["status"]) == (first.json()["redemption_id"], "expired")
+        assert points(own_city, resident) == (100, 0)
 
     def test_a_hold_outlives_the_day_its_points_expire_and_is_captured_then(self, own_city: City, time: Clock) -> None:
         resident = own_city.resident(points=POINTS)
@@ -211,7 +225,7 @@ class TestRunningOut:
         time.move(timedelta(hours=2))
         answer = own_city.post(f"/v1/redemptions/{held}/capture", {"points": 30}, by="terminal")
         assert answer.status_code == 201
-        assert points(answer) == (0, 0)
+        assert points(own_city, resident) == (0, 0)
 
 
 class TestRefunding:
@@ -222,12 +236,15 @@ class TestRefunding:
         captured = city.captured(resident, 30)
         part = self.refunded(city, captured, 10)
         assert part.status_code == 201
-        told = part.json()
+        assert (part.json()["points"], part.json()["amount_fen"]) == (10, 20)
+        told = city.get(f"/v1/redemptions/{captured}").json()
         assert (told["status"], told["refunded_points"], told["refunded_fen"]) == ("partially_refunded", 10, 20)
-        assert points(part) == (80, 0)
+        assert points(city, resident) == (80, 0)
         rest = self.refunded(city, captured, 20)
-        assert (rest.json()["status"], rest.json()["refunded_fen"]) == ("refunded", 60)
-        assert points(rest) == (100, 0)
+        assert (rest.json()["points"], rest.json()["amount_fen"]) == (20, 40)
+        told = city.get(f"/v1/redemptions/{captured}").json()
+        assert (told["status"], told["refunded_points"], told["refunded_fen"]) == ("refunded", 30, 60)
+        assert points(city, resident) == (100, 0)
         problem(self.refunded(city, captured, 1), 409, "refund-exceeds-captured")
 
     def test_the_same_refund_again_gives_nothing_back(self, city: City, resident: str) -> None:
@@ -238,7 +255,11 @@ class TestRefunding:
 
     def test_more_than_was_captured_is_refused(self, city: City, resident: str) -> None:
         answer = self.refunded(city, city.captured(resident, 30), 31)
-        assert problem(answer, 409, "refund-exceeds-captured")["facts"] == {"left": 30, "wanted": 31}
+        assert problem(answer, 409, "refund-exceeds-captured")["facts"] == {
+            "current_state": "captured",
+            "left": 30,
+            "wanted": 31,
+        }
 
     def test_what_is_only_held_cannot_be_given_back(self, city: City, resident: str) -> None:
         problem(self.refunded(city, city.held(resident, 30), 30), 409, "redemption-not-captured")
@@ -247,7 +268,8 @@ class TestRefunding:
         resident = own_city.resident(points=POINTS)
         captured = own_city.captured(resident, 30)
         time.at = time.at.replace(year=2026, month=8)
-        assert points(self.refunded(own_city, captured, 30)) == (30, 0)
+        assert self.refunded(own_city, captured, 30).status_code == 201
+        assert points(own_city, resident) == (30, 0)
         assert own_city.get(f"/v1/residents/{resident}").json()["grants"] == [
             {"expires_on": "2026-09-14", "points": 30}
         ]
