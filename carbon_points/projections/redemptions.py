@@ -53,12 +53,6 @@ REDEMPTIONS = Table(
     latest("captured_points", BigInteger),
     latest("captured_fen", BigInteger),
     latest("changed_at", Moment),
-    added("refunds"),  # without a reversal
-    added("refunded_points"),
-    added("refunded_fen"),
-    added("reversals"),
-    added("reversed_points"),
-    added("reversed_fen"),
     # what the merchant's stream says
     latest("order_merchant"),
     latest("order_terminal"),
@@ -66,6 +60,13 @@ REDEMPTIONS = Table(
     latest("ordered_at", Moment),
     latest("reversing", BigInteger),
     latest("followed"),
+    # and both, in sums
+    added("refunds"),  # without a reversal
+    added("refunded_points"),
+    added("refunded_fen"),
+    added("reversals"),
+    added("reversed_points"),
+    added("reversed_fen"),
     added("followed_refunds"),
     added("followed_reversals"),
     Index("redemptions_by_merchant", "merchant", "partition", "position"),

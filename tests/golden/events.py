@@ -1,12 +1,12 @@
 """Each event type twice: with everything said, and with nothing said that may be left out.
 
-They are what `events.ndjson` holds as bytes. An event here is never changed; a new shape gets a new name and new lines.
+They are what `events.ndjson` holds as bytes. An event here is never changed; a new shape gets a new name and new lines, and a field that may be left out new lines.
 """
 
 from datetime import UTC, date, datetime
 from decimal import Decimal
 
-from carbon_points.domain import account, fund, lot, merchant, methodology, source
+from carbon_points.domain import account, fund, lot, merchant, methodology, order, source
 from carbon_points.domain.consent import Consent
 from carbon_points.domain.event import Event
 
@@ -315,4 +315,91 @@ EVENTS: tuple[Event, ...] = (
     ),
     fund.MoneyReceived(recorded_at=WHOLE_SECOND, receipt_id="m2", origin="sponsor", payer="bank", amount_fen=10**15),
     fund.MerchantPaid(recorded_at=AT, settlement_id="s1", merchant="bakery", amount_fen=110),
+    # -- since terminals place orders: new types, and fields that were not said before
+    account.PointsHeld(
+        recorded_at=AT,
+        resident=R,
+        redemption_id="d3",
+        merchant="bakery",
+        terminal="till-1",
+        points=15,
+        amount_fen=75,
+        hold_seconds=300,
+        expires_at=WHOLE_SECOND,
+        taken=((SPRING, 15),),
+        code_step="pay_1.29000000",
+        confirm_seconds=60,
+        capture=True,
+    ),
+    account.HoldConfirmed(
+        recorded_at=AT, resident=R, redemption_id="d3", merchant="bakery", expires_at=WHOLE_SECOND
+    ),
+    account.PointsCaptured(
+        recorded_at=AT,
+        resident=R,
+        redemption_id="d3",
+        merchant="bakery",
+        terminal="till-1",
+        points=15,
+        amount_fen=75,
+        taken=((SPRING, 15),),
+        by="confirmation",
+    ),
+    account.PointsRefunded(
+        recorded_at=AT,
+        resident=R,
+        redemption_id="d3",
+        refund_id="reversal",
+        merchant="bakery",
+        points=15,
+        amount_fen=75,
+        restored=((SPRING, 15),),
+        reversal=True,
+    ),
+    account.HoldDeclined(
+        recorded_at=AT,
+        resident=R,
+        redemption_id="d4",
+        merchant="bakery",
+        terminal="till-1",
+        points=15,
+        reason="insufficient-points",
+        code_step="pay_1.29000001",
+    ),
+    merchant.TermsChanged(recorded_at=AT, merchant="bakery", confirm_above=100),
+    merchant.TermsChanged(recorded_at=WHOLE_SECOND, merchant="bakery", confirm_above=None),
+    order.OrderPlaced(
+        recorded_at=AT,
+        merchant="bakery",
+        terminal="till-1",
+        redemption_id="d3",
+        resident=R,
+        points=15,
+        amount_fen=75,
+        hold_seconds=300,
+        capture=True,
+        code="abcdefgh",
+        confirm_seconds=60,
+    ),
+    order.OrderReversed(
+        recorded_at=AT,
+        merchant="bakery",
+        terminal="till-1",
+        redemption_id="d3",
+        points=15,
+        reason="timeout",
+        resident=R,
+    ),
+    order.OrderMoved(
+        recorded_at=AT,
+        merchant="bakery",
+        terminal="till-1",
+        redemption_id="d3",
+        resident=R,
+        batch=1,
+        kind="refund",
+        points=5,
+        amount_fen=25,
+        count=2,
+    ),
 )

@@ -24,12 +24,16 @@ def followed(journal: Journal) -> bytes:
     return dumped
 
 
+def _where(index: Any) -> dict[str, str]:
+    return {name: str(option) for name, option in index.get("dialect_options", {}).items()}
+
+
 def keys_and_indexes(model: ReadModel) -> dict[str, Any]:
     looked, schema = inspect(model.engine), model.schema if model.on_postgres else None
     return {
         name: (
             looked.get_pk_constraint(name, schema),
-            sorted(looked.get_indexes(name, schema), key=lambda index: str(index["name"])),
+            sorted((str(i["name"]), i["column_names"], _where(i)) for i in looked.get_indexes(name, schema)),
         )
         for name in metadata.tables
     }
