@@ -9,10 +9,11 @@ from carbon_points.audit.replay.account import Residents
 from carbon_points.audit.scratch import Scratch
 from carbon_points.domain.account import Redemption
 from carbon_points.domain.methodology import Used
+from carbon_points.domain.order import Order, Till
 from carbon_points.journal.entry import Claim, StateRow
 from carbon_points.journal.streams import decode_state, kind_of
 
-_PARTS = {"usage": dict[str, Used], "redemptions": Redemption}
+_PARTS = {"usage": dict[str, Used], "redemptions": Redemption, "orders": Order, "tills": Till}
 _OWN = "year/"  # a part that only the verifier keeps
 
 

@@ -13,7 +13,15 @@ _CACHE_KB = 32_000
 _TABLES = """
 CREATE TABLE identities (partition INTEGER, key BLOB, stream TEXT, version INTEGER, position INTEGER, kept BLOB,
     PRIMARY KEY (partition, key)) WITHOUT ROWID;
+CREATE TABLE spent (redemption TEXT, resident TEXT, kind TEXT, points INTEGER, fen INTEGER, said_points INTEGER,
+    said_fen INTEGER, PRIMARY KEY (redemption, resident, kind)) WITHOUT ROWID;
 CREATE TABLE parts (stream TEXT, part TEXT, version INTEGER, value BLOB, PRIMARY KEY (stream, part)) WITHOUT ROWID;
+"""
+
+
+_SPENT = """
+INSERT INTO spent VALUES (?,?,?,?,?,?,?) ON CONFLICT DO UPDATE SET points = points + excluded.points,
+    fen = fen + excluded.fen, said_points = said_points + excluded.said_points, said_fen = said_fen + excluded.said_fen
 """
 
 
@@ -50,6 +58,22 @@ class Scratch:
         sql = "SELECT count(*) FROM (SELECT key FROM identities GROUP BY key HAVING count(*) > 1)"
         return self._db.execute(sql).fetchone()[0]
 
+    # -- what was spent, as residents and as orders say --------------------------------------------------------------
+
+    def spent(self, redemption: str, resident: str, kind: str, points: int, fen: int) -> None:
+        """A resident's entry sold, refunded or reversed so much."""
+        self._db.execute(_SPENT, (redemption, resident, kind, points, fen, 0, 0))
+
+    def moved(self, redemption: str, resident: str, kind: str, points: int, fen: int) -> None:
+        """An order says that it did."""
+        if kind in ("sale", "refund", "reversal"):
+            self._db.execute(_SPENT, (redemption, resident, kind, 0, 0, points, fen))
+
+    def overstated(self) -> tuple[str, str] | None:
+        """A redemption of which its order says more than its resident's entries do, and of what."""
+        sql = "SELECT redemption, kind FROM spent WHERE said_points > points OR said_fen > fen LIMIT 1"
+        return self._db.execute(sql).fetchone()
+
     # -- parts -------------------------------------------------------------------------------------------------------
 
     def part(self, stream: str, part: str) -> bytes | None:
@@ -68,5 +92,5 @@ class Scratch:
         yield from self._db.execute("SELECT stream, part FROM parts ORDER BY stream, part")
 
     def forget_parts(self) -> None:
-        """The residents of the next partition are others."""
+        """The residents and merchants of the next partition are others."""
         self._db.execute("DELETE FROM parts")

@@ -11,6 +11,7 @@ from carbon_points.audit.envelope import Envelope, is_resident
 from carbon_points.audit.finding import found, must
 from carbon_points.audit.log import Log, gapless
 from carbon_points.audit.replay.merchant import Vector, vector
+from carbon_points.audit.replay.order import ORDERS
 from carbon_points.domain.event import Event
 from carbon_points.domain.fund import MerchantPaid
 from carbon_points.domain.lot import GatheringSealed
@@ -51,9 +52,11 @@ class Survey:
             if is_resident(entry.stream):
                 continue
             try:
-                yield entry, self._envelopes[partition].open(entry)
+                event = self._envelopes[partition].open(entry)
             except Exception as error:  # whatever the bytes lead to is a finding
                 raise found(entry, error) from error
+            if not isinstance(event, ORDERS):  # they are many, and decide nothing
+                yield entry, event
 
     def _extended(self, heads: Mapping[int, int], known: Mapping[int, int]) -> Mapping[int, int]:
         """The heads, further where a rule below them says that it covers more: until none does."""

@@ -19,7 +19,8 @@ from carbon_points.audit.log import Journal, Log, gapless, log_of, uncounted
 from carbon_points.audit.merkle import Frontier
 from carbon_points.audit.replay.account import Resident, Residents
 from carbon_points.audit.replay.book import Book
-from carbon_points.audit.replay.identity import identity
+from carbon_points.audit.replay.identity import identity, used_up
+from carbon_points.audit.replay.order import ORDERS, Orders
 from carbon_points.audit.scratch import Scratch
 from carbon_points.audit.survey import Survey
 from carbon_points.domain.account import ActionCredited
@@ -123,22 +124,32 @@ class _Run:
         self._rules = {(entry.partition, entry.position): entry.leaf for entry, _ in survey.rules}
         for partition in range(self._log.partitions):
             self._partition(partition)
+        self._check_orders()
         self._book.check_sums()
         self._check_floors()
         self.cases = self.scratch.used_in_two_partitions()
+
+    def _check_orders(self) -> None:
+        """No order says more than its resident's entries, unless those have come since they were read."""
+        if (more := self.scratch.overstated()) and dict(self._log.heads()) == dict(self.heads):
+            redemption, kind = more
+            reason = f"the order of redemption {redemption} says more of its {kind} than the resident's entries do"
+            raise Found(Finding(partition=0, position=0, reason=reason))
 
     def _partition(self, partition: int) -> None:
         head = self.heads[partition]
         envelope, tree = Envelope(partition, self._log.partitions), Frontier()
         residents = Residents(partition, self._book, self.scratch)
+        orders = Orders(self._book, self.scratch)
         places: dict[str, tuple[int, int]] = {}  # version and last position of the other streams
         for entry in gapless(self._log, partition, 0, head):
             try:
                 event = envelope.open(entry)
-                words = self._take(entry, event, residents)
+                words = self._take(entry, event, residents, orders)
                 if not is_resident(entry.stream):
                     places[entry.stream] = (entry.version, entry.position)
                 self._use(entry, words, residents.kept(event))
+                self._use(entry, used_up(event), None)
             except Exception as error:  # whatever the bytes lead to is a finding
                 raise found(entry, error) from error
             tree.append(entry.leaf)
@@ -152,11 +163,14 @@ class _Run:
             raise Found(Finding(partition=partition, position=0, reason=reason))
         self._remember(residents)
 
-    def _take(self, entry: Entry, event: Event, residents: Residents) -> tuple[str, ...] | None:
+    def _take(self, entry: Entry, event: Event, residents: Residents, orders: Orders) -> tuple[str, ...] | None:
         """Replay an entry, put its postings on the accounts, and say which identity it used."""
         if is_resident(entry.stream):
             self._post(residents.take(entry, event))
             return residents.identity(event)
+        if isinstance(event, ORDERS):
+            orders.take(entry, event)
+            return identity(event)
         # Its meaning was checked before. What is read now must be what was read then.
         must(self._rules.get((entry.partition, entry.position)) == entry.leaf, "the entry changed while it was read")
         self._post(postings(event))

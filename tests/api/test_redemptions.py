@@ -207,7 +207,9 @@ class TestRunningOut:
             problem(own_city.post(f"/v1/redemptions/{held}/{path}", body, by="terminal"), 409, "hold-expired")
         assert own_city.post("/v1/redemptions", hold(resident, 100), by="terminal").status_code == 201
 
-    def test_a_hold_sent_again_after_it_ran_out_has_the_same_answer_and_is_not_held_again(self, own_city: City, time: Clock) -> None:
+    def test_a_hold_sent_again_after_it_ran_out_has_the_same_answer_and_is_not_held_again(
+        self, own_city: City, time: Clock
+    ) -> None:
         resident = own_city.resident(points=POINTS)
         body = hold(resident, 30, hold_seconds=60)
         first = own_city.post("/v1/redemptions", body, by="terminal", key="k")

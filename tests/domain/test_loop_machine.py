@@ -53,6 +53,9 @@ jumps = st.sampled_from(
 )
 
 
+FINAL = ("account-frozen", "insufficient-points")  # a hold is declined for them by an event
+
+
 class Loop(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
@@ -197,7 +200,14 @@ class Loop(RuleBasedStateMachine):
     def hold(self, who: str, where: str, n: int, fen: int, seconds: int) -> None:
         name = self.name()
         command = given.holding(name, n, resident=who, merchant=where, amount_fen=fen, hold_seconds=seconds)
-        self.both(command, self.model.hold, who, name, where, n, fen, seconds)
+        refused = None
+        try:
+            self.model.hold(who, name, where, n, fen, seconds)
+        except No as no:
+            refused = no.code
+        outcome = self.do(command, None if refused in FINAL else refused)
+        declined = [e.reason for e in outcome.events if isinstance(e, account.HoldDeclined)]
+        assert declined == ([refused] if refused in FINAL else [])
 
     def redemption(self, one: int, *likely: str) -> tuple[str, str]:
         """Someone's, rather one in that state; now and then one that is unknown."""

@@ -1,6 +1,7 @@
 """Each event type twice: with everything said, and with nothing said that may be left out.
 
-They are what `events.ndjson` holds as bytes. An event here is never changed; a new shape gets a new name and new lines, and a field that may be left out new lines.
+They are what `events.ndjson` holds as bytes. An event here is never changed; a new shape gets a new name and new lines,
+and a new field, which what was written before leaves out, new lines.
 """
 
 from datetime import UTC, date, datetime
@@ -331,9 +332,7 @@ EVENTS: tuple[Event, ...] = (
         confirm_seconds=60,
         capture=True,
     ),
-    account.HoldConfirmed(
-        recorded_at=AT, resident=R, redemption_id="d3", merchant="bakery", expires_at=WHOLE_SECOND
-    ),
+    account.HoldConfirmed(recorded_at=AT, resident=R, redemption_id="d3", merchant="bakery", expires_at=WHOLE_SECOND),
     account.PointsCaptured(
         recorded_at=AT,
         resident=R,

@@ -16,7 +16,7 @@ from carbon_points.domain.account import (
     AccountOpened,
     ActionCredited,
     ConsentGiven,
-    InsufficientPoints,
+    HoldExpired,
     OpenAccount,
 )
 from carbon_points.domain.fund import FundInsufficient, MoneyReceived, PayMerchant, ReceiveMoney
@@ -128,11 +128,11 @@ def test_positions_have_no_gaps_after_refusals_conflicts_and_failures(
 def test_a_refused_command_leaves_nothing_behind_but_what_was_due(city: City, clock: Clock) -> None:
     city.all(ride(), holding(points=10, hold_seconds=60))
     before = len(entries(city.journal))
-    assert city.do(holding("d2", 1)).refusal
+    assert city.do(capturing("d1", 11)).refusal
     assert len(entries(city.journal)) == before
     clock.move(timedelta(seconds=60))
-    refused = city.do(holding("d2", 11))
-    assert isinstance(refused.refusal, InsufficientPoints)
+    refused = city.do(capturing("d1", 11))
+    assert isinstance(refused.refusal, HoldExpired)
     assert (refused.events, refused.position) == ((), 0)
     assert len(entries(city.journal)) == before + 1
     assert codec.decode(last(city).type, last(city).state) == account.HoldReleased(
@@ -233,9 +233,9 @@ def test_the_same_again_is_the_earlier_answer_however_late(city: City, clock: Cl
 
 def test_a_refused_command_may_be_sent_again_and_then_counts(city: City) -> None:
     city.do(ride())
-    assert city.do(holding("d1", 20)).refusal
-    city.do(ride("2"))
-    assert city.do(holding("d1", 20)).refusal is None
+    assert city.do(capturing("d1", 5)).refusal
+    city.do(holding("d1", 5))
+    assert city.do(capturing("d1", 5)).refusal is None
 
 
 def test_a_void_again_is_the_earlier_answer_and_after_a_capture_a_refusal(city: City) -> None:
@@ -315,7 +315,7 @@ def broken(monkeypatch: pytest.MonkeyPatch, record_id: str) -> None:
 
 
 def test_a_refused_command_leaves_its_neighbours_alone(city: City) -> None:
-    outcomes = city.all(ride("1"), holding("d1", 999), ride("2"), ride("3", unit="mile"), ride("4"))
+    outcomes = city.all(ride("1"), capturing("d1", 999), ride("2"), ride("3", unit="mile"), ride("4"))
     assert [outcome.refusal is None for outcome in outcomes] == [True, False, True, False, True]
     assert city.resident().available(NOON) == 30
 

@@ -37,6 +37,8 @@ REGRANT_DAYS = 30
 HOLD_MOST_SECONDS = 7 * 24 * 3600
 POINTS_MOST = 10**9
 EXIT_WITHOUT_ENTRY = "exit-without-entry"
+CONFIRM_SECONDS = 60
+RUN_OUT = ("expired", "unconfirmed")  # causes that are time's alone
 
 _encode = msgspec.json.Encoder(decimal_format="string").encode
 
@@ -59,13 +61,15 @@ _original = msgspec.msgpack.Decoder(Original)
 
 
 class Resident:
-    """One account. `opening` is the source that opens it, until its report is there; `pools` is where it gave."""
+    """One account. `opening` is the source that opens it, until its report is there; `spending` the redemption that
+    the same command captures, until it has; `pools` is where it gave."""
 
-    __slots__ = ("account", "opening", "pools", "position", "version")
+    __slots__ = ("account", "opening", "pools", "position", "spending", "version")
 
     def __init__(self, stream: str) -> None:
         self.account = Account(stream)
         self.opening: str | None = None
+        self.spending: tuple[str, str] | None = None
         self.pools: frozenset[str] = frozenset()
         self.position = self.version = 0
 
@@ -85,6 +89,7 @@ class Residents:
         must(account.opened or isinstance(event, shapes.AccountOpened), "no account is open for this resident")
         _nothing_due(account, event)
         _opens_as_it_should(resident, event)
+        _spends_as_it_should(resident, event)
         moved = postings(event)
         before = _standing(account) if moved else None
         self._check(resident, event, entry)
@@ -106,9 +111,13 @@ class Residents:
             case shapes.AccountOpened():
                 self._opened(resident, event)
             case shapes.PointsHeld():
-                self._held(account, event, entry)
+                self._held(resident, event, entry)
+            case shapes.HoldDeclined():
+                self._declined(account, event, entry)
+            case shapes.HoldConfirmed():
+                self._confirmed(resident, event, entry)
             case shapes.PointsCaptured():
-                self._captured(account, event, entry)
+                self._captured(resident, event, entry)
             case shapes.HoldReleased():
                 self._released(account, event, entry)
             case shapes.PointsRefunded():
@@ -128,9 +137,13 @@ class Residents:
                 raise Wrong("not an event of a resident")
 
     def identity(self, event: Any) -> Words | None:
-        """The identity that an event used, once it is taken: the report of an opening has the only one."""
-        opening = isinstance(event, shapes.ConsentGiven) and self.by_stream[event.resident].opening is not None
-        return None if opening else identity(event)
+        """The identity that an event used, once it is taken: the last one of its command has it."""
+        resident = self.by_stream[event.resident]
+        if isinstance(event, shapes.ConsentGiven) and resident.opening is not None:
+            return None
+        if isinstance(event, shapes.HoldConfirmed):
+            return None if resident.spending else ("confirmation", event.redemption_id)
+        return identity(event)
 
     def kept(self, event: Event) -> bytes | None:
         """What a later reversal must know of this event."""
@@ -283,25 +296,61 @@ class Residents:
 
     # -- redemptions -------------------------------------------------------------------------------------------------
 
-    def _held(self, account: Account, event: shapes.PointsHeld, entry: Entry) -> None:
+    def _held(self, resident: Resident, event: shapes.PointsHeld, entry: Entry) -> None:
+        account = resident.account
         must(1 <= event.points <= POINTS_MOST, f"{event.points} points are held")
         must(1 <= event.hold_seconds <= HOLD_MOST_SECONDS, f"the hold lasts {event.hold_seconds} seconds")
         must(not account.frozen, "the account is frozen")
         self._book.merchants[event.merchant].check_hold(
             event.terminal, event.points, event.amount_fen, event.recorded_at
         )
-        same("expires_at", event.expires_at, event.recorded_at + timedelta(seconds=event.hold_seconds))
+        must(event.confirm_seconds in (0, CONFIRM_SECONDS), f"the resident has {event.confirm_seconds} s to agree")
+        ends = event.recorded_at + timedelta(seconds=event.confirm_seconds or event.hold_seconds)
+        same("expires_at", event.expires_at, ends)
         same("taken", event.taken, _earliest(account.grants.items(), event.points))
         _take(account.grants, event.taken)
         must(self._scratch.part(account.id, _part(event)) is None, "the redemption is in the log already")
-        account.holds[event.redemption_id] = Hold(event.expires_at, event.merchant, event.taken)
+        asked = event.confirm_seconds > 0
+        account.holds[event.redemption_id] = Hold(event.expires_at, event.merchant, event.taken, asked)
         redemption = Redemption(
             event.redemption_id, event.merchant, event.terminal, event.points, event.amount_fen, event.expires_at
         )
+        if asked:
+            redemption.status, redemption.hold_seconds = "confirming", event.hold_seconds
+            redemption.capture = event.capture
+        elif event.capture:
+            resident.spending = (event.redemption_id, "hold")
         self._keep(entry, event, redemption)
 
-    def _captured(self, account: Account, event: shapes.PointsCaptured, entry: Entry) -> None:
+    def _declined(self, account: Account, event: shapes.HoldDeclined, entry: Entry) -> None:
+        """Why is not checked: it may be what only another stream or nobody knows. That nothing follows is."""
+        must(self._scratch.part(account.id, _part(event)) is None, "the redemption is in the log already")
+        status = "reversed" if event.reason == "reversed" else "declined"
+        at = event.recorded_at
+        redemption = Redemption(event.redemption_id, event.merchant, event.terminal, event.points, 0, at, status)
+        self._keep(entry, event, redemption)
+
+    def _confirmed(self, resident: Resident, event: shapes.HoldConfirmed, entry: Entry) -> None:
+        redemption = self._redemption(resident.account, event)
+        held = resident.account.holds.get(event.redemption_id)
+        if held is None or not held.unconfirmed:
+            raise Wrong("nobody waits for the resident to agree")
+        must(event.recorded_at < held.expires_at, "the resident agreed too late")
+        same("expires_at", event.expires_at, event.recorded_at + timedelta(seconds=redemption.hold_seconds))
+        held.unconfirmed, held.expires_at = False, event.expires_at
+        redemption.status, redemption.expires_at = "held", event.expires_at
+        if redemption.capture:
+            resident.spending = (event.redemption_id, "confirmation")
+        self._keep(entry, event, redemption)
+
+    def _captured(self, resident: Resident, event: shapes.PointsCaptured, entry: Entry) -> None:
+        account = resident.account
         redemption = self._redemption(account, event)
+        waited = event.redemption_id in account.holds and account.holds[event.redemption_id].unconfirmed
+        must(not waited, "the resident has not agreed yet")
+        same("by", event.by, resident.spending[1] if resident.spending else "capture")
+        must(not resident.spending or event.points == redemption.points, "it was to be captured whole")
+        resident.spending = None
         held = self._on_hold(account, event)
         same("terminal", event.terminal, redemption.terminal)
         must(1 <= event.points <= redemption.points, f"{event.points} points are captured of {redemption.points}")
@@ -314,20 +363,24 @@ class Residents:
         redemption.captured_points, redemption.captured_fen = event.points, event.amount_fen
         self._keep(entry, event, redemption)
         self._book.merchants[event.merchant].count(entry, event.points, event.amount_fen, refund=False)
+        self._scratch.spent(event.redemption_id, account.id, "sale", event.points, event.amount_fen)
 
     def _released(self, account: Account, event: shapes.HoldReleased, entry: Entry) -> None:
         redemption = self._redemption(account, event)
         held = self._on_hold(account, event)
         place = (held.expires_at, event.redemption_id)
         earlier = any((other.expires_at, name) < place for name, other in account.holds.items())
-        must(event.cause == "voided" or not earlier, "another hold ran out before this one")
+        must(event.cause not in RUN_OUT or not earlier, "another hold ran out before this one")
+        asked = event.cause in ("declined", "unconfirmed")
+        must(held.unconfirmed if asked else event.cause != "expired" or not held.unconfirmed, "that was no cause")
         self._give_back(account, held.taken, event.released, event.debt_points)
-        redemption.status = event.cause
+        redemption.status = "declined" if asked else event.cause
         self._keep(entry, event, redemption)
 
     def _refunded(self, account: Account, event: shapes.PointsRefunded, entry: Entry) -> None:
         redemption = self._redemption(account, event)
         must(redemption.captured_points > 0, "nothing of the redemption was captured")
+        must(redemption.status != "reversed", "the redemption was reversed")
         left = redemption.captured_points - redemption.refunded_points
         must(1 <= event.points <= left, f"{event.points} points are refunded of {left}")
         # What earlier refunds gave back lay last; this one gives back what lies last of the rest.
@@ -342,8 +395,16 @@ class Residents:
         same("amount_fen", event.amount_fen, fen)
         redemption.refunded_points, redemption.refunded_fen = done, redemption.refunded_fen + fen
         redemption.status = "refunded" if done == redemption.captured_points else "partially_refunded"
+        if event.reversal:
+            same("points", event.points, left)
+            redemption.status = "reversed"
+            redemption.reversed_points, redemption.reversed_fen = event.points, fen
+        else:
+            redemption.refunds += 1
         self._keep(entry, event, redemption)
         self._book.merchants[event.merchant].count(entry, event.points, fen, refund=True)
+        kind = "reversal" if event.reversal else "refund"
+        self._scratch.spent(event.redemption_id, account.id, kind, event.points, fen)
 
     def _give_back(self, account: Account, whole: Allocations, said: Allocations, said_debt: int) -> None:
         """Points go back to their grants, but for those that pay the debt: of the earliest expiry first."""
@@ -370,7 +431,7 @@ class Residents:
         held = account.holds.pop(event.redemption_id, None)
         if held is None:
             raise Wrong("the redemption is not on hold")
-        expired = isinstance(event, shapes.HoldReleased) and event.cause == "expired"
+        expired = isinstance(event, shapes.HoldReleased) and event.cause in RUN_OUT
         same("whether the hold had run out", expired, held.expires_at <= event.recorded_at)
         return held
 
@@ -404,12 +465,19 @@ class Residents:
 
 def _nothing_due(account: Account, event: Any) -> None:
     """Time has its say first: holds that ran out are released, grants past their day expire, before anything else."""
-    if isinstance(event, shapes.PointsExpired) or (isinstance(event, shapes.HoldReleased) and event.cause == "expired"):
+    if isinstance(event, shapes.PointsExpired) or (isinstance(event, shapes.HoldReleased) and event.cause in RUN_OUT):
         return
     if account.holds and any(h.expires_at <= event.recorded_at for h in account.holds.values()):
         raise Wrong("a hold had run out and was not released before")
     if account.grants and min(account.grants) < china_day(event.recorded_at):
         raise Wrong("a grant was past its day and did not expire before")
+
+
+def _spends_as_it_should(resident: Resident, event: Any) -> None:
+    """What is captured by the call that held it, or confirmed it, is captured next."""
+    if resident.spending:
+        must(isinstance(event, shapes.PointsCaptured), "what was held to be spent at once is spent")
+        same("redemption", event.redemption_id, resident.spending[0])
 
 
 def _opens_as_it_should(resident: Resident, event: Any) -> None:

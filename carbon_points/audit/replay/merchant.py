@@ -10,7 +10,13 @@ from msgspec import Struct
 from carbon_points.audit.finding import Wrong, must, same
 from carbon_points.audit.replay.days import GRACE, History
 from carbon_points.domain.event import Event
-from carbon_points.domain.merchant import MerchantRegistered, PriceChanged, SettlementClosed, TerminalEnrolled
+from carbon_points.domain.merchant import (
+    MerchantRegistered,
+    PriceChanged,
+    SettlementClosed,
+    TerminalEnrolled,
+    TermsChanged,
+)
 from carbon_points.journal.entry import Entry
 
 PRICE_MOST_FEN = 10_000
@@ -54,6 +60,7 @@ class Merchant:
     def __init__(self, partitions: int) -> None:
         self._partitions = partitions
         self._prices: History[int] = History()
+        self.confirm_above: History[int | None] = History()
         self._terminals: dict[str, datetime] = {}
         self.settlements: list[Settlement] = []
         self._ends: dict[int, list[int]] = {}
@@ -65,12 +72,17 @@ class Merchant:
             case MerchantRegistered() | PriceChanged():
                 first = isinstance(event, MerchantRegistered)
                 must(not first or self._prices.latest is None, "the merchant is registered already")
+                if first:
+                    self.confirm_above.add(event.recorded_at, None)
                 must(1 <= event.fen_per_point <= PRICE_MOST_FEN, f"a point is worth {event.fen_per_point} fen")
                 must(self._prices.latest != event.fen_per_point, "that is the price already")
                 self._prices.add(event.recorded_at, event.fen_per_point)
             case TerminalEnrolled():
                 must(event.terminal not in self._terminals, "the terminal is enrolled already")
                 self._terminals[event.terminal] = event.recorded_at
+            case TermsChanged():
+                must(self.confirm_above.latest != event.confirm_above, "those are the terms already")
+                self.confirm_above.add(event.recorded_at, event.confirm_above)
             case SettlementClosed():
                 self._close(entry, event)
             case _:

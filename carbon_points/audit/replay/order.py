@@ -1,0 +1,122 @@
+"""Orders, every one of them recomputed: placed as the merchant's terms then were, moved once, in the open batch.
+
+They are as many as redemptions: like the parts of accounts, they lie in the scratch. What an order says it moved is
+held against what the resident's entries say when all partitions are read.
+"""
+
+from typing import Any
+
+import msgspec
+
+from carbon_points.audit.finding import Wrong, must, same
+from carbon_points.audit.replay.book import Book
+from carbon_points.audit.scratch import Scratch
+from carbon_points.domain.event import Event
+from carbon_points.domain.order import Order, OrderMoved, OrderPlaced, OrderReversed, Sum, Till
+from carbon_points.journal.entry import Entry
+
+CONFIRM_SECONDS = 60
+ORDERS = (OrderPlaced, OrderReversed, OrderMoved)
+_FREE = ("void", "expiry", "decline", "release")  # moves by which nothing was sold
+
+_encode = msgspec.json.Encoder().encode
+_order = msgspec.json.Decoder(Order)
+_till = msgspec.json.Decoder(Till)
+
+
+class Orders:
+    """Those of one partition's merchants."""
+
+    def __init__(self, book: Book, scratch: Scratch) -> None:
+        self._book, self._scratch = book, scratch
+
+    def take(self, entry: Entry, event: Event) -> None:
+        """Raises Wrong."""
+        said: Any = event
+        same("merchant", f"merchant/{said.merchant}", entry.stream)
+        match event:
+            case OrderPlaced():
+                self._placed(entry, event)
+            case OrderReversed():
+                self._reversed(entry, event)
+            case OrderMoved():
+                self._moved(entry, event)
+            case _:
+                raise Wrong("not an event of an order")
+
+    def _placed(self, entry: Entry, event: OrderPlaced) -> None:
+        must(self._find(entry, event.redemption_id) is None, "the order is in the log already")
+        merchant = self._book.merchants[event.merchant]
+        merchant.check_hold(event.terminal, event.points, event.amount_fen, event.recorded_at)
+        must(event.points > 0, f"an order of {event.points} points")
+        asks = [
+            event.code is not None and above is not None and event.points > above
+            for above in merchant.confirm_above.around(event.recorded_at)
+        ]
+        must((event.confirm_seconds > 0) in (asks or [False]), "the merchant's terms say otherwise of agreeing")
+        must(event.confirm_seconds in (0, CONFIRM_SECONDS), f"the resident has {event.confirm_seconds} s to agree")
+        self._keep(entry, event, Order(event.terminal, event.resident, event.points, event.amount_fen))
+
+    def _reversed(self, entry: Entry, event: OrderReversed) -> None:
+        order = self._find(entry, event.redemption_id)
+        if order is None:
+            must(event.resident is None, "an order that never came has no resident")
+            self._keep(entry, event, Order(event.terminal, "", event.points, 0, "reversed"))
+            return
+        same("terminal", event.terminal, order.terminal)
+        same("resident", event.resident, order.resident)
+        same("points", event.points, order.points)
+        open_batch = self._till(entry, event.terminal).batch
+        must(order.status != "sale" or order.batch == open_batch, "the batch of the sale was closed")
+
+    def _moved(self, entry: Entry, event: OrderMoved) -> None:
+        order, till = self._find(entry, event.redemption_id), self._till(entry, event.terminal)
+        if order is None:
+            raise Wrong("there is no such order")
+        same("terminal", event.terminal, order.terminal)
+        same("resident", event.resident, order.resident)
+        same("batch", event.batch, till.batch)
+        must(event.points > 0, f"{event.points} points are moved")
+        must(event.count == 1 if event.kind != "refund" else event.count > 0, f"it counts {event.count} times")
+        if event.kind in ("refund", "reversal"):
+            must(order.status == "sale" and not order.reversed, "there is no sale to give back")
+        else:
+            must(order.status == "placed", "the order has moved already")
+        match event.kind:
+            case "sale":
+                must(event.points <= order.points, f"{event.points} points are sold of {order.points}")
+                same("amount_fen", event.amount_fen, order.amount_fen * event.points // order.points)
+                order.status, order.batch = "sale", event.batch
+                _add(till.sales, event)
+            case "refund":
+                order.refunds += event.count
+                order.refunded_points += event.points
+                order.refunded_fen += event.amount_fen
+                _add(till.refunds, event)
+            case "reversal":
+                order.reversed = True
+                _add(till.reversals, event)
+            case kind:
+                must(kind in _FREE and event.points == order.points and event.amount_fen == 0, "nothing is sold by it")
+                order.status = kind
+        till.moved_at = event.recorded_at
+        self._keep(entry, event, order)
+        self._scratch.keep(entry.stream, f"tills/{event.terminal}", entry.version, _encode(till))
+        self._scratch.moved(event.redemption_id, event.resident, event.kind, event.points, event.amount_fen)
+
+    def _find(self, entry: Entry, redemption_id: str) -> Order | None:
+        value = self._scratch.part(entry.stream, f"orders/{redemption_id}")
+        return _order.decode(value) if value else None
+
+    def _till(self, entry: Entry, terminal: str) -> Till:
+        value = self._scratch.part(entry.stream, f"tills/{terminal}")
+        return _till.decode(value) if value else Till()
+
+    def _keep(self, entry: Entry, event: Any, order: Order) -> None:
+        self._scratch.keep(entry.stream, f"orders/{event.redemption_id}", entry.version, _encode(order))
+
+
+def _add(total: Sum, event: OrderMoved) -> None:
+    total.count += event.count
+    total.points += event.points
+    total.fen += event.amount_fen
