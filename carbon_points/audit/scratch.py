@@ -13,15 +13,23 @@ _CACHE_KB = 32_000
 _TABLES = """
 CREATE TABLE identities (partition INTEGER, key BLOB, stream TEXT, version INTEGER, position INTEGER, kept BLOB,
     PRIMARY KEY (partition, key)) WITHOUT ROWID;
-CREATE TABLE spent (redemption TEXT, resident TEXT, kind TEXT, points INTEGER, fen INTEGER, said_points INTEGER,
-    said_fen INTEGER, PRIMARY KEY (redemption, resident, kind)) WITHOUT ROWID;
+CREATE TABLE asked (redemption TEXT, resident TEXT, ordered TEXT, terms TEXT, held TEXT, held_terms TEXT,
+    PRIMARY KEY (redemption, resident)) WITHOUT ROWID;
+CREATE TABLE spent (redemption TEXT, resident TEXT, kind TEXT, times INTEGER, points INTEGER, fen INTEGER,
+    said_times INTEGER, said_points INTEGER, said_fen INTEGER, PRIMARY KEY (redemption, resident, kind)) WITHOUT ROWID;
 CREATE TABLE parts (stream TEXT, part TEXT, version INTEGER, value BLOB, PRIMARY KEY (stream, part)) WITHOUT ROWID;
 """
 
 
+_ASKED = """
+INSERT INTO asked VALUES (?,?,?,?,?,?) ON CONFLICT DO UPDATE SET ordered = coalesce(ordered, excluded.ordered),
+    terms = coalesce(terms, excluded.terms), held = coalesce(held, excluded.held),
+    held_terms = coalesce(held_terms, excluded.held_terms)
+"""
 _SPENT = """
-INSERT INTO spent VALUES (?,?,?,?,?,?,?) ON CONFLICT DO UPDATE SET points = points + excluded.points,
-    fen = fen + excluded.fen, said_points = said_points + excluded.said_points, said_fen = said_fen + excluded.said_fen
+INSERT INTO spent VALUES (?,?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE SET times = times + excluded.times,
+    points = points + excluded.points, fen = fen + excluded.fen, said_times = said_times + excluded.said_times,
+    said_points = said_points + excluded.said_points, said_fen = said_fen + excluded.said_fen
 """
 
 
@@ -58,21 +66,34 @@ class Scratch:
         sql = "SELECT count(*) FROM (SELECT key FROM identities GROUP BY key HAVING count(*) > 1)"
         return self._db.execute(sql).fetchone()[0]
 
-    # -- what was spent, as residents and as orders say --------------------------------------------------------------
+    # -- redemptions, as residents and as orders say -----------------------------------------------------------------
+
+    def ordered(self, redemption: str, resident: str, asked: str, terms: str) -> None:
+        """An order asks for so many points of a resident, on these terms."""
+        self._db.execute(_ASKED, (redemption, resident, asked, terms, None, None))
+
+    def held(self, redemption: str, resident: str, asked: str, terms: str | None) -> None:
+        """A resident's entry holds them on these terms, or (None) declines them."""
+        self._db.execute(_ASKED, (redemption, resident, None, None, asked, terms))
 
     def spent(self, redemption: str, resident: str, kind: str, points: int, fen: int) -> None:
         """A resident's entry sold, refunded or reversed so much."""
-        self._db.execute(_SPENT, (redemption, resident, kind, points, fen, 0, 0))
+        self._db.execute(_SPENT, (redemption, resident, kind, 1, points, fen, 0, 0, 0))
 
-    def moved(self, redemption: str, resident: str, kind: str, points: int, fen: int) -> None:
+    def moved(self, redemption: str, resident: str, kind: str, times: int, points: int, fen: int) -> None:
         """An order says that it did."""
         if kind in ("sale", "refund", "reversal"):
-            self._db.execute(_SPENT, (redemption, resident, kind, 0, 0, points, fen))
+            self._db.execute(_SPENT, (redemption, resident, kind, 0, 0, 0, times, points, fen))
+
+    def held_otherwise(self) -> str | None:
+        """A redemption that was held on other terms than were asked for."""
+        row = self._db.execute("SELECT redemption FROM asked WHERE ordered <> held OR terms <> held_terms").fetchone()
+        return row[0] if row else None
 
     def overstated(self) -> tuple[str, str] | None:
         """A redemption of which its order says more than its resident's entries do, and of what."""
-        sql = "SELECT redemption, kind FROM spent WHERE said_points > points OR said_fen > fen LIMIT 1"
-        return self._db.execute(sql).fetchone()
+        more = "said_times > times OR said_points > points OR said_fen > fen"
+        return self._db.execute(f"SELECT redemption, kind FROM spent WHERE {more}").fetchone()  # noqa: S608  # our own
 
     # -- parts -------------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from carbon_points.domain import account, fund, lot, merchant, methodology, source
+from carbon_points.domain import account, fund, lot, merchant, methodology, order, source
 from carbon_points.domain.consent import Consent
 from carbon_points.domain.event import Command, Event
 from carbon_points.journal import codec
@@ -170,6 +170,7 @@ def live(url: str) -> Journal:
     _collect(city)
     _spend(city)
     _take_back(city)
+    _order(city)
     _pool(city)
     _sell(city)
     _grow_old(city)
@@ -269,6 +270,64 @@ def _take_back(city: City) -> None:
     city.reverse(BOB, "szt", "b102")
     city.do(account.VoidHold(resident=BOB, redemption_id="d7"))  # what comes back pays the debt
     city.reverse(ANN, "szt", "m2")
+
+
+def _order(city: City) -> None:
+    def placed(name: str, points: int, **said: Any) -> None:
+        said = {"resident": CEM, "hold_seconds": 300, **said}
+        at = {"merchant": "bakery", "terminal": "bakery-1", "redemption_id": name, "points": points}
+        [told] = city.do(order.PlaceOrder(**at, **said)).events
+        assert isinstance(told, order.OrderPlaced)
+        asks = {"confirm_seconds": told.confirm_seconds, "amount_fen": told.amount_fen}
+        step = {"code_step": f"pay_1.{name}"} if told.code else {}
+        if name != "o3":
+            said.pop("code", None)
+            city.do(account.HoldPoints(**at, **said, **asks, **step))
+
+    def followed(name: str, **said: Any) -> None:
+        at = {"merchant": "bakery", "terminal": "bakery-1", "redemption_id": name}
+        city.do(order.FollowOrder(**at, **({"ended": "captured"} | said)))
+
+    def reversed_(name: str, points: int) -> None:
+        at = {"merchant": "bakery", "terminal": "bakery-1", "redemption_id": name, "points": points}
+        city.do(order.ReverseOrder(**at, reason="timeout"))
+        city.do(account.ReverseRedemption(resident=CEM, **at))
+
+    city.do(merchant.ChangeTerms(merchant="bakery", confirm_above=9))
+    placed("o1", 10, code="abcd", capture=True)
+    city.do(account.ConfirmHold(resident=CEM, redemption_id="o1", accept=True))
+    followed("o1", captured_points=10, captured_fen=40)
+    placed("o2", 5, code="efgh", capture=True)
+    followed("o2", captured_points=5, captured_fen=20)
+    city.refund(CEM, "o2", "f5", 1)
+    city.refund(CEM, "o2", "f6", 1)
+    sold = {"captured_points": 5, "captured_fen": 20, "refunds": 2, "refunded_points": 2, "refunded_fen": 8}
+    followed("o2", **sold)
+    reversed_("o2", 5)
+    followed("o2", **sold, reversed_points=3, reversed_fen=12)
+    placed("o3", 4)
+    at = {"merchant": "bakery", "terminal": "bakery-1", "redemption_id": "o3", "points": 4}
+    city.do(account.DeclineHold(resident=CEM, **at, reason="hold-abandoned"))
+    followed("o3", ended="declined")
+    placed("o4", 20, code="ijkl")
+    city.do(account.ConfirmHold(resident=CEM, redemption_id="o4", accept=False))
+    followed("o4", ended="declined")
+    placed("o5", 3)
+    reversed_("o5", 3)
+    followed("o5", ended="reversed")
+    city.do(
+        order.ReverseOrder(
+            merchant="bakery", terminal="bakery-1", redemption_id="o6", points=1, reason="customer-cancel"
+        )
+    )
+    placed("o7", 9, hold_seconds=60)
+    city.now += HOUR
+    city.do(account.LapseDue(resident=CEM))
+    followed("o7", ended="expired")
+    placed("o8", 10, code="mnop")  # nobody agrees in time
+    city.now += HOUR
+    city.do(account.LapseDue(resident=CEM))
+    followed("o8", ended="declined")
 
 
 def _pool(city: City) -> None:

@@ -167,6 +167,9 @@ def test_every_type_of_event_says_which_identity_it_used() -> None:
         "points-expired/1",
         "account-frozen/1",
         "price-changed/1",
+        "terms-changed/1",
+        "order-moved/1",
+        "hold-confirmed/1",  # the account tells whether it is the last of its command
     }
     assert {name for name, kind in EVENT_TYPES.items() if kind not in WORDS} == without
     assert identity(_published("1", "2020-01-01", NOON)) is None

@@ -19,6 +19,7 @@ from carbon_points.audit.replay.book import Book
 from carbon_points.audit.replay.days import china_day, month, span
 from carbon_points.audit.replay.identity import Words, identity
 from carbon_points.audit.replay.methodology import Period
+from carbon_points.audit.replay.order import asked, terms
 from carbon_points.audit.scratch import Scratch
 from carbon_points.domain import account as shapes
 from carbon_points.domain.account import Account, Hold, Redemption, Tap
@@ -310,17 +311,18 @@ class Residents:
         same("taken", event.taken, _earliest(account.grants.items(), event.points))
         _take(account.grants, event.taken)
         must(self._scratch.part(account.id, _part(event)) is None, "the redemption is in the log already")
-        asked = event.confirm_seconds > 0
-        account.holds[event.redemption_id] = Hold(event.expires_at, event.merchant, event.taken, asked)
+        unconfirmed = event.confirm_seconds > 0
+        account.holds[event.redemption_id] = Hold(event.expires_at, event.merchant, event.taken, unconfirmed)
         redemption = Redemption(
             event.redemption_id, event.merchant, event.terminal, event.points, event.amount_fen, event.expires_at
         )
-        if asked:
+        if unconfirmed:
             redemption.status, redemption.hold_seconds = "confirming", event.hold_seconds
             redemption.capture = event.capture
         elif event.capture:
             resident.spending = (event.redemption_id, "hold")
         self._keep(entry, event, redemption)
+        self._scratch.held(event.redemption_id, account.id, asked(event), terms(event))
 
     def _declined(self, account: Account, event: shapes.HoldDeclined, entry: Entry) -> None:
         """Why is not checked: it may be what only another stream or nobody knows. That nothing follows is."""
@@ -329,6 +331,7 @@ class Residents:
         at = event.recorded_at
         redemption = Redemption(event.redemption_id, event.merchant, event.terminal, event.points, 0, at, status)
         self._keep(entry, event, redemption)
+        self._scratch.held(event.redemption_id, account.id, asked(event), None)
 
     def _confirmed(self, resident: Resident, event: shapes.HoldConfirmed, entry: Entry) -> None:
         redemption = self._redemption(resident.account, event)
@@ -371,10 +374,10 @@ class Residents:
         place = (held.expires_at, event.redemption_id)
         earlier = any((other.expires_at, name) < place for name, other in account.holds.items())
         must(event.cause not in RUN_OUT or not earlier, "another hold ran out before this one")
-        asked = event.cause in ("declined", "unconfirmed")
-        must(held.unconfirmed if asked else event.cause != "expired" or not held.unconfirmed, "that was no cause")
+        unconfirmed = event.cause in ("declined", "unconfirmed")
+        must(held.unconfirmed if unconfirmed else event.cause != "expired" or not held.unconfirmed, "that was no cause")
         self._give_back(account, held.taken, event.released, event.debt_points)
-        redemption.status = "declined" if asked else event.cause
+        redemption.status = "declined" if unconfirmed else event.cause
         self._keep(entry, event, redemption)
 
     def _refunded(self, account: Account, event: shapes.PointsRefunded, entry: Entry) -> None:

@@ -11,6 +11,7 @@ import msgspec
 from carbon_points.audit.finding import Wrong, must, same
 from carbon_points.audit.replay.book import Book
 from carbon_points.audit.scratch import Scratch
+from carbon_points.domain.account import HoldDeclined, PointsHeld
 from carbon_points.domain.event import Event
 from carbon_points.domain.order import Order, OrderMoved, OrderPlaced, OrderReversed, Sum, Till
 from carbon_points.journal.entry import Entry
@@ -56,6 +57,7 @@ class Orders:
         must((event.confirm_seconds > 0) in (asks or [False]), "the merchant's terms say otherwise of agreeing")
         must(event.confirm_seconds in (0, CONFIRM_SECONDS), f"the resident has {event.confirm_seconds} s to agree")
         self._keep(entry, event, Order(event.terminal, event.resident, event.points, event.amount_fen))
+        self._scratch.ordered(event.redemption_id, event.resident, asked(event), terms(event))
 
     def _reversed(self, entry: Entry, event: OrderReversed) -> None:
         order = self._find(entry, event.redemption_id)
@@ -102,7 +104,8 @@ class Orders:
         till.moved_at = event.recorded_at
         self._keep(entry, event, order)
         self._scratch.keep(entry.stream, f"tills/{event.terminal}", entry.version, _encode(till))
-        self._scratch.moved(event.redemption_id, event.resident, event.kind, event.points, event.amount_fen)
+        figures = (event.count, event.points, event.amount_fen)
+        self._scratch.moved(event.redemption_id, event.resident, event.kind, *figures)
 
     def _find(self, entry: Entry, redemption_id: str) -> Order | None:
         value = self._scratch.part(entry.stream, f"orders/{redemption_id}")
@@ -114,6 +117,15 @@ class Orders:
 
     def _keep(self, entry: Entry, event: Any, order: Order) -> None:
         self._scratch.keep(entry.stream, f"orders/{event.redemption_id}", entry.version, _encode(order))
+
+
+def asked(event: OrderPlaced | HoldDeclined | PointsHeld) -> str:
+    """What an order asks for, as one word."""
+    return f"{event.merchant} {event.terminal} {event.points}"
+
+
+def terms(event: OrderPlaced | PointsHeld) -> str:
+    return f"{event.amount_fen} {event.hold_seconds} {event.confirm_seconds} {event.capture}"
 
 
 def _add(total: Sum, event: OrderMoved) -> None:
