@@ -292,9 +292,8 @@ class Walk:
                 return "captured in part"
             case 9:
                 self.call(terminal, "POST", f"/v1/redemptions/{held}/capture", {"points": points})
-                return self.call(terminal, "POST", f"/v1/redemptions/{held}/refunds", {"points": points}).json()[
-                    "status"
-                ]
+                self.call(terminal, "POST", f"/v1/redemptions/{held}/refunds", {"points": points})
+                return self.call(terminal, "GET", f"/v1/redemptions/{held}").json()["status"]
             case 5:
                 return "held"
             case _:

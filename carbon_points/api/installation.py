@@ -303,8 +303,11 @@ def id_from_key(prefix: str, request: Request[Caller, Any, Any], operation: str)
 
 
 def redemption_id_of(caller: Caller, reference: str) -> str:
-    """The id of what a caller asks for under its own reference, the Idempotency-Key."""
-    return _id("rdm_", caller, "redemption", reference.strip('"'))
+    """The id of what a caller asks for under its own reference, the Idempotency-Key. Raises ApiError."""
+    key = reference.strip('"')
+    if not 1 <= len(key) <= 200:
+        raise ApiError("idempotency-key-missing")
+    return _id("rdm_", caller, "redemption", key)
 
 
 def _id(prefix: str, caller: Caller, operation: str, key: str) -> str:

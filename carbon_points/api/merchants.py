@@ -2,11 +2,11 @@
 
 from typing import Annotated, Any
 
-from litestar import Request, Response, get, patch, post
+from litestar import Request, Response, get, patch, post, put
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import PathParameter
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import Meta, Struct
 
 from carbon_points.api.access import must_own, takes
 from carbon_points.api.installation import (
@@ -47,11 +47,14 @@ MERCHANT = PathParameter(max_length=64, pattern=PLAIN, description="the merchant
 SETTLEMENT = PathParameter(pattern=r"^stl_[a-z2-7]{20}$", description="the settlement's id")
 
 
+class Price(Struct, frozen=True, forbid_unknown_fields=True):
+    fen_per_point: Annotated[int, Meta(ge=1, le=PRICE_MOST_FEN)]
+
+
 class Terms(Struct, frozen=True, forbid_unknown_fields=True):
     """`confirm_above`: for more points than that a resident who pays by code must agree on their phone; null: never."""
 
-    fen_per_point: Annotated[int, Meta(ge=1, le=PRICE_MOST_FEN)] | UnsetType = UNSET
-    confirm_above: Annotated[int, Meta(ge=0, le=POINTS_MOST)] | UnsetType | None = UNSET
+    confirm_above: Annotated[int, Meta(ge=0, le=POINTS_MOST)] | None
 
 
 class NewTerminal(Struct, frozen=True, forbid_unknown_fields=True):
@@ -157,27 +160,41 @@ def get_merchant(merchant: Annotated[str, MERCHANT], installation: NamedDependen
 
 @patch(
     "/v1/merchants/{merchant:str}",
-    operation_id="changeMerchant",
+    operation_id="changePrice",
     tags=["merchants"],
-    summary="Change what a point is worth at a merchant, or when its residents are asked",
-    description="For redemptions from now on. One of the two at a time.",
+    summary="Change what a point is worth at a merchant",
+    description="For holds from now on.",
     guards=[takes()],
     status_code=200,
-    responses=documented("merchant-unknown", "price-invalid", "price-unchanged", "terms-unchanged", body=True),
+    responses=documented("merchant-unknown", "price-invalid", "price-unchanged", body=True),
 )
 @threaded
-def change_merchant(
+def change_price(
     merchant: Annotated[str, MERCHANT],
-    data: Annotated[Terms, example(fen_per_point=3)],
+    data: Annotated[Price, example(fen_per_point=3)],
     installation: NamedDependency[Installation],
 ) -> Response[MerchantShown]:
-    if (data.fen_per_point is UNSET) == (data.confirm_above is UNSET):
-        raise ApiError("missing-field", "fen_per_point or confirm_above")
-    if data.fen_per_point is not UNSET:
-        outcome = installation.write_now(ChangePrice(merchant=merchant, fen_per_point=data.fen_per_point))
-    else:
-        assert data.confirm_above is not UNSET
-        outcome = installation.write_now(ChangeTerms(merchant=merchant, confirm_above=data.confirm_above))
+    outcome = installation.write_now(ChangePrice(merchant=merchant, fen_per_point=data.fen_per_point))
+    return receipt(_shown(installation, merchant), outcome, created=200)
+
+
+@put(
+    "/v1/merchants/{merchant:str}/terms",
+    operation_id="changeTerms",
+    tags=["merchants"],
+    summary="Change from how many points on residents are asked on their phone",
+    description="For holds from now on.",
+    guards=[takes()],
+    status_code=200,
+    responses=documented("merchant-unknown", "terms-unchanged", body=True),
+)
+@threaded
+def change_terms(
+    merchant: Annotated[str, MERCHANT],
+    data: Annotated[Terms, example(confirm_above=500)],
+    installation: NamedDependency[Installation],
+) -> Response[MerchantShown]:
+    outcome = installation.write_now(ChangeTerms(merchant=merchant, confirm_above=data.confirm_above))
     return receipt(_shown(installation, merchant), outcome, created=200)
 
 
@@ -318,7 +335,8 @@ handlers = [
     register_merchant,
     list_merchants,
     get_merchant,
-    change_merchant,
+    change_price,
+    change_terms,
     enrol_terminal,
     close_settlement,
     list_settlements,

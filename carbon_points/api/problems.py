@@ -120,9 +120,6 @@ STATUS: Mapping[str, tuple[int, Retryable]] = {
             "nothing-to-pool",
             "price-unchanged",
             "terms-unchanged",
-            "code-used",
-            "hold-abandoned",
-            "redemption-reversed",
             "reversal-mismatch",
             "use-refund",
             "nothing-to-settle",
@@ -139,7 +136,9 @@ STATUS: Mapping[str, tuple[int, Retryable]] = {
     "account-frozen": (CONFLICT, "query-first"),
     "consent-missing": (CONFLICT, "same-key"),
     "exit-without-entry": (CONFLICT, "never"),
-    "insufficient-points": (CONFLICT, "new-key"),
+    **dict.fromkeys(
+        ("insufficient-points", "code-used", "hold-abandoned", "redemption-reversed"), (CONFLICT, "new-key")
+    ),
     "fund-insufficient": (CONFLICT, "same-key"),
     "settlement-overlaps": (CONFLICT, "same-key"),
 }

@@ -180,12 +180,13 @@ async def create_redemption(
     idempotency_key: Annotated[str, IDEMPOTENCY_KEY],
 ) -> Response[RedemptionShown]:
     must_own(request.user, "terminal", f"{data.merchant}/{data.terminal}")
+    redemption_id = redemption_id_of(request.user, idempotency_key)
     if not await asyncio.to_thread(_has_account, installation, data.resident):
         raise AccountUnknown(resident=data.resident)
     order = PlaceOrder(
         merchant=data.merchant,
         terminal=data.terminal,
-        redemption_id=redemption_id_of(request.user, idempotency_key),
+        redemption_id=redemption_id,
         resident=data.resident,
         points=data.points,
         hold_seconds=data.hold_seconds,
@@ -392,7 +393,16 @@ async def refund_redemption(
 )
 async def reverse_redemption(
     request: Request[Caller, Any, Any],
-    data: Annotated[Undo, example(reference="01JD8QZ7Q4M5V6W7X8Y9ZABCDE", points=100, reason="timeout")],
+    data: Annotated[
+        Undo,
+        example(
+            reference="01JD8QZ7Q4M5V6W7X8Y9ZABCDE",
+            points=100,
+            reason="timeout",
+            merchant="nanxun-teahouse",
+            terminal="t1",
+        ),
+    ],
     installation: NamedDependency[Installation],
 ) -> Response[Undone]:
     merchant, terminal = data.merchant, data.terminal

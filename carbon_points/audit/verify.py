@@ -130,8 +130,8 @@ class _Run:
         self.cases = self.scratch.used_in_two_partitions()
 
     def _check_orders(self) -> None:
-        """Orders and residents' entries agree on what was asked for, and no order says more than those, unless they have
-        come since they were read."""
+        """Orders and residents' entries agree on what was asked for, and no order says that more came of it, unless
+        those have come since they were read."""
         if otherwise := self.scratch.held_otherwise():
             reason = f"redemption {otherwise} was held on other terms than its order says"
             raise Found(Finding(partition=0, position=0, reason=reason))

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import h11
@@ -230,6 +231,7 @@ class TestStreaming:
 def quiet(city: City) -> bool:
     """Nothing is being written any more."""
     before = city.installation.journal.heads()
+    sleep(0.5)  # what was sent is on its way for a moment, of a busy machine
     wait_for(lambda: city.installation.follower.catch_up(1))
     return before == city.installation.journal.heads()
 
