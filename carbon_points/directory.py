@@ -2,43 +2,34 @@
 
 A binding says which resident a source's name for a person (a subject: a card number, a phone) means. Subjects are kept
 as keyed hashes only; erasing a resident destroys the bindings, and the log then holds figures about nobody. API keys
-are kept as SHA-256 of 32 random bytes. The secrets that make payment codes are sealed under a key that derives from
-the one that hashes subjects. Unlike the read models, nothing here can be rebuilt: back it up.
+are kept as SHA-256 of 32 random bytes; secrets of payment codes are sealed (payers.py). Unlike the read models, nothing
+here can be rebuilt: back it up.
 """
 
 import base64
 import hashlib
 import hmac
-import logging
 import os
 import re
 import secrets
 import sqlite3
 import threading
 import time
-from collections import Counter, OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, get_args
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from msgspec import Struct
 from sqlalchemy import (
-    BigInteger,
     Column,
     Connection,
-    Insert,
-    Integer,
     LargeBinary,
     MetaData,
     String,
     Table,
     bindparam,
-    case,
     create_engine,
     event,
     func,
@@ -47,12 +38,12 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import IntegrityError, ProgrammingError
+from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.schema import CreateSchema
 
-from carbon_points import codes
-from carbon_points.codes import Code, CodeUnknown
+from carbon_points import payers
 from carbon_points.domain.refusal import Refusal
+from carbon_points.payers import Payer, Payers
 from carbon_points.projections.read_model import write_ahead
 
 Role = Literal["source", "app", "terminal", "operator", "buyer", "auditor"]
@@ -62,10 +53,7 @@ KEY_FILE = "subject.key"
 CACHED = 100_000
 FRESH_SECONDS = 5.0  # how long a revoked key may still be taken by another process
 BINDING_FRESH_SECONDS = 60.0  # how long an erased binding may; the process that erased it knows at once
-PAYER_FRESH_SECONDS = 5.0  # how long a replaced payment secret may; the process that replaced it knows at once
-WRONG_MOST, WRONG_SECONDS = 10, 600  # wrong codes of one handle, from the first of them on
-INSUFFICIENT_PRIVILEGE = "42501"
-HANDLE_TRIES = 20  # until a random handle is nobody's
+INSUFFICIENT_PRIVILEGE = "42501"  # what PostgreSQL says
 
 _OWNER = re.compile(r"[^\x00-\x1f\x7f/]{1,64}")
 _TERMINAL = re.compile(f"{_OWNER.pattern}/{_OWNER.pattern}")
@@ -87,21 +75,6 @@ _keys = Table(
     Column("created_at", String(32), nullable=False),
     Column("revoked_at", String(32)),
 )
-# A resident's one payment secret. `series` is what the log calls it, which never sees a handle; a new secret has
-# another. `wrong` codes came since `wrong_since` (seconds since 1970).
-_payers = Table(
-    "payers",
-    _metadata,
-    Column("resident", String(32), primary_key=True),
-    Column("handle", String(codes.HANDLE_DIGITS), nullable=False, unique=True),
-    Column("series", String(12), nullable=False),
-    Column("sealed", LargeBinary(64), nullable=False),
-    Column("created_at", String(32), nullable=False),
-    Column("replaced_at", String(32)),
-    Column("wrong", Integer, nullable=False, default=0),
-    Column("wrong_since", BigInteger, nullable=False, default=0),
-)
-log = logging.getLogger(__name__)
 
 
 class Caller(Struct, frozen=True):
@@ -134,42 +107,6 @@ class SubjectBound(Refusal):
     title = "The subject is bound to another resident"
 
 
-class Throttled(Refusal):
-    """Facts: `seconds` until it is worth trying again."""
-
-    code = "rate-limited"
-    title = "Too many tries with this payment code's handle: wait"
-
-
-class Payer(Struct, frozen=True):
-    """Whose a payment code is, and the text that is claimed for it in the log: a code is used once."""
-
-    resident: str
-    step: str
-
-
-class PaymentSecret(Struct, frozen=True):
-    """What a phone needs to make codes: told once."""
-
-    handle: str
-    secret: bytes
-
-
-class _Secret(Struct):
-    """A row of payers, unsealed, for as long as it is fresh."""
-
-    resident: str
-    handle: str
-    series: str
-    secret: bytes
-    wrong: int
-    wrong_since: int
-    until: float
-
-    def payer(self, step: int) -> Payer:
-        return Payer(self.resident, f"{self.series}:{step}")
-
-
 class DirectoryIncomplete(ValueError):
     """A table is missing, and whoever asks may not create it."""
 
@@ -179,8 +116,6 @@ class Directory:
 
     def __init__(self, url: str, subject_key: bytes) -> None:
         self._subject_key = subject_key
-        sealing = HKDF(SHA256(), 32, salt=None, info=b"carbon-points payment secrets").derive(subject_key)
-        self._seal = AESGCM(sealing)
         # What is asked for tells a handle, and what is stored more: errors do not repeat it.
         self._engine = create_engine(url, pool_pre_ping=url.startswith("postgresql"), hide_parameters=True)
         if self._engine.dialect.name == "postgresql":
@@ -190,14 +125,15 @@ class Directory:
         self.made = self._create()
         self._residents: OrderedDict[tuple[str, bytes], tuple[str, float]] = OrderedDict()
         self._callers: dict[bytes, tuple[Caller | None, float]] = {}
-        self._secrets: OrderedDict[str, _Secret] = OrderedDict()
         self._lock = threading.Lock()
+        self.payers = Payers(self._engine, subject_key)
 
     def _create(self) -> bool:
         """Whether something was missing: a role without rights to create is enough where nothing is."""
         with self._engine.connect() as connection:
             schema = "directory" if connection.dialect.name == "postgresql" else None
-            if all(inspect(connection).has_table(table.name, schema=schema) for table in _metadata.sorted_tables):
+            tables = (*_metadata.sorted_tables, *payers.metadata.sorted_tables)
+            if all(inspect(connection).has_table(table.name, schema=schema) for table in tables):
                 return False
         try:
             with self._engine.begin() as connection:
@@ -205,10 +141,12 @@ class Directory:
                     connection.execute(_ONE_CREATES)
                     if not inspect(connection).has_schema(schema):
                         connection.execute(CreateSchema(schema))
-                _metadata.create_all(connection)
+                for made in (_metadata, payers.metadata):
+                    made.create_all(connection)
         except ProgrammingError as error:
             if getattr(error.orig, "sqlstate", "") != INSUFFICIENT_PRIVILEGE:
                 raise
+            self._engine.dispose()
             raise DirectoryIncomplete(
                 "the directory is not all there for this role, which may not create it: `carbon-points init` as the "
                 "owner does, and `--print-grants` tells the role's rights"
@@ -255,10 +193,10 @@ class Directory:
         theirs = (_bindings.c.resident == resident) & (_bindings.c.source != REDEMPTIONS)
         with self._engine.begin() as connection:
             gone = connection.execute(_bindings.delete().where(theirs)).rowcount
-            connection.execute(_payers.delete().where(_payers.c.resident == resident))
+            self.payers.erase(connection, resident)
         with self._lock:
             self._residents.clear()
-            self._secrets.clear()
+        self.payers.forget()
         return gone
 
     def known_still(self, residents: Sequence[str]) -> set[str]:
@@ -343,141 +281,9 @@ class Directory:
         self._callers[hashed] = (caller, time.monotonic() + FRESH_SECONDS)
         return caller
 
-    # -- payers ------------------------------------------------------------------------------------------------------
-
-    def issue_secret(self, resident: str) -> PaymentSecret:
-        """A new payment secret of a resident, which is told once. It takes the place of the one before."""
-        return self._made(resident, replacing=True)
-
-    def code(self, resident: str, step: int) -> tuple[str, Payer]:
-        """A resident's payment code of a step. Where there is no secret, one is made that no phone has."""
-        for replacing in (False, True, True):  # the second time, what is there cannot be unsealed
-            if kept := self._of_resident(resident):
-                return codes.made(kept.handle, kept.secret, step), kept.payer(step)
-            self._made(resident, replacing=replacing)
-        raise AssertionError("a secret that was made a moment ago is not there")
-
-    def known_payer(self, code: str, now: datetime) -> Payer | None:
-        """Whose a right code is, if its handle was looked up a moment ago: without asking the database.
-
-        Raises CodeMalformed. Any other refusal is for `payer` to find.
-        """
-        told = codes.read(code)
-        kept = self._secrets.get(told.handle)
-        if kept is None or kept.until <= time.monotonic() or _throttled(kept, now):
-            return None
-        try:
-            return kept.payer(codes.step_of(told, kept.secret, codes.step_at(now)))
-        except Refusal:
-            return None
-
     def payer(self, code: str, now: datetime) -> Payer:
         """Whose a payment code is. Refusals, in order: CodeMalformed, Throttled, CodeExpired, CodeUnknown."""
-        found = self.payers([code], now)[code]
-        if isinstance(found, Refusal):
-            raise found
-        return found
-
-    def payers(self, asked: Iterable[str], now: datetime) -> Mapping[str, Payer | Refusal]:
-        """The same for many at once. Only wrong codes of known handles are written down."""
-        found: dict[str, Payer | Refusal] = {}
-        read: dict[str, Code] = {}
-        for code in asked:
-            try:
-                read[code] = codes.read(code)
-            except Refusal as refusal:
-                found[code] = refusal
-        secrets_of = self._look_up({told.handle for told in read.values()})
-        wrong = Counter[str]()
-        for code, told in read.items():
-            try:
-                found[code] = self._judged(told, secrets_of.get(told.handle), now, wrong)
-            except Refusal as refusal:
-                found[code] = refusal
-        if wrong:
-            self._count(wrong, now)
-        return found
-
-    def _judged(self, told: Code, kept: "_Secret | None", now: datetime, wrong: Counter[str]) -> Payer:
-        if kept is None:
-            raise CodeUnknown
-        with self._lock:  # so that of many guesses at once no more are judged than of as many one by one
-            if seconds := _throttled(kept, now):
-                raise Throttled(seconds=seconds)
-            try:
-                return kept.payer(codes.step_of(told, kept.secret, codes.step_at(now)))
-            except CodeUnknown:
-                kept.wrong, kept.wrong_since = _one_more(kept, now)
-                wrong[kept.handle] += 1
-                raise
-
-    def _look_up(self, handles: set[str]) -> dict[str, "_Secret"]:
-        now = time.monotonic()
-        with self._lock:
-            found = {h: kept for h in handles if (kept := self._secrets.get(h)) and kept.until > now}
-        if missing := sorted(handles - set(found)):
-            with self._engine.connect() as connection:
-                for start in range(0, len(missing), 500):
-                    rows = connection.execute(_OF_HANDLES, {"handles": missing[start : start + 500]}).all()
-                    found |= {kept.handle: kept for row in rows if (kept := self._unsealed(*row))}
-            with self._lock:
-                for handle in (h for h in missing if h in found):
-                    kept = self._secrets.get(handle)
-                    if kept and kept.until > now:  # another thread's, of this moment: guesses are counted in one place
-                        found[handle] = kept
-                    else:
-                        self._secrets[handle] = found[handle]
-                while len(self._secrets) > CACHED:
-                    self._secrets.popitem(last=False)
-        return found
-
-    def _of_resident(self, resident: str) -> "_Secret | None":
-        with self._engine.connect() as connection:
-            row = connection.execute(_SECRETS.where(_payers.c.resident == resident)).first()
-        return self._unsealed(*row) if row else None
-
-    def _made(self, resident: str, *, replacing: bool) -> PaymentSecret:
-        made = secrets.token_bytes(codes.SECRET_BYTES)
-        at = datetime.now(UTC).isoformat(timespec="seconds")
-        for _ in range(HANDLE_TRIES):
-            handle = f"{secrets.randbelow(10**codes.HANDLE_DIGITS):0{codes.HANDLE_DIGITS}}"
-            names = {"resident": resident, "handle": handle, "series": _random(12)}
-            sealed = self._sealed(resident, handle, made)
-            try:
-                with self._engine.begin() as connection:
-                    connection.execute(_upsert(connection, replacing), names | {"sealed": sealed, "created_at": at})
-            except IntegrityError:  # the handle is somebody's
-                continue
-            with self._lock:
-                self._secrets.clear()
-            return PaymentSecret(handle, made)
-        raise AssertionError("so many handles in a row are somebody's")
-
-    def _sealed(self, resident: str, handle: str, secret: bytes) -> bytes:
-        nonce = secrets.token_bytes(_NONCE_BYTES)
-        return nonce + self._seal.encrypt(nonce, secret, f"{resident}\0{handle}".encode())
-
-    def _unsealed(
-        self, resident: str, handle: str, series: str, sealed: bytes, wrong: int, since: int
-    ) -> "_Secret | None":
-        nonce, secret = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
-        try:
-            secret = self._seal.decrypt(nonce, secret, f"{resident}\0{handle}".encode())
-        except InvalidTag:
-            log.exception("the payment secret of %s is sealed under another subject key, or was altered", resident)
-            return None
-        return _Secret(resident, handle, series, secret, wrong, since, time.monotonic() + PAYER_FRESH_SECONDS)
-
-    def _count(self, wrong: Counter[str], now: datetime) -> None:
-        """Write wrong codes down, for all processes and the next start."""
-        at = int(now.timestamp())
-        with self._engine.begin() as connection:
-            for handle, more in sorted(wrong.items()):  # in one order, as other processes do
-                row = connection.execute(_WRONG, {"of": handle, "more": more, "at": at}).first()
-                with self._lock:
-                    kept = self._secrets.get(handle)
-                    if row and kept and row.wrong > kept.wrong:  # counted elsewhere
-                        kept.wrong, kept.wrong_since = row
+        return self.payers.payer(code, now)
 
     def ready(self) -> None:
         """Raises what the database raises."""
@@ -564,47 +370,3 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     write_ahead(connection)
     for pragma in ("synchronous=FULL", "busy_timeout=20000"):
         connection.execute(f"PRAGMA {pragma}")
-
-
-# -- payers ----------------------------------------------------------------------------------------------------------
-
-_NONCE_BYTES = 12
-_SECRETS = select(
-    _payers.c.resident, _payers.c.handle, _payers.c.series, _payers.c.sealed, _payers.c.wrong, _payers.c.wrong_since
-)
-_OF_HANDLES = _SECRETS.where(_payers.c.handle.in_(bindparam("handles", expanding=True)))
-_at, _more = bindparam("at", type_=BigInteger), bindparam("more", type_=Integer)
-_recent = _payers.c.wrong_since.between(_at - (WRONG_SECONDS - 1), _at + (WRONG_SECONDS - 1))
-_WRONG = (
-    _payers.update()
-    .where(_payers.c.handle == bindparam("of"))
-    .values(
-        wrong=case((_recent, _payers.c.wrong + _more), else_=_more),
-        wrong_since=case((_recent, _payers.c.wrong_since), else_=_at),
-    )
-    .returning(_payers.c.wrong, _payers.c.wrong_since)
-)
-
-
-def _one_more(kept: _Secret, now: datetime) -> tuple[int, int]:
-    """What `_WRONG` writes, in memory."""
-    at = int(now.timestamp())
-    return (kept.wrong + 1, kept.wrong_since) if abs(at - kept.wrong_since) < WRONG_SECONDS else (1, at)
-
-
-def _throttled(kept: _Secret, now: datetime) -> int:
-    """For how many seconds no code of this handle is looked at, the right one neither."""
-    at = int(now.timestamp())
-    if kept.wrong < WRONG_MOST or abs(at - kept.wrong_since) >= WRONG_SECONDS:
-        return 0
-    return kept.wrong_since + WRONG_SECONDS - at
-
-
-def _upsert(connection: Connection, replacing: bool) -> Insert:
-    """A resident's row, instead of the one that is there or only where there is none."""
-    insert = (postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert)(_payers)
-    if not replacing:
-        return insert.on_conflict_do_nothing(index_elements=["resident"])
-    new = {name: insert.excluded[name] for name in ("handle", "series", "sealed", "wrong", "wrong_since")}
-    new["replaced_at"] = insert.excluded.created_at
-    return insert.on_conflict_do_update(index_elements=["resident"], set_=new)

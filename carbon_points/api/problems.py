@@ -130,6 +130,10 @@ STATUS: Mapping[str, tuple[int, Retryable]] = {
         ),
         (CONFLICT, "never"),
     ),
+    "code-malformed": (400, "never"),
+    "code-unknown": (UNKNOWN, "never"),
+    "code-expired": (CONFLICT, "never"),
+    "rate-limited": (429, "same-key"),
     "account-frozen": (CONFLICT, "query-first"),
     "consent-missing": (CONFLICT, "same-key"),
     "exit-without-entry": (CONFLICT, "never"),
@@ -288,6 +292,8 @@ def headers_of(problem: Problem) -> dict[str, str]:
     match problem.status:
         case 503:
             return {"Retry-After": str(RETRY_SECONDS)}
+        case 429:
+            return {"Retry-After": str(problem.facts.get("seconds", RETRY_SECONDS))}
         case 401:
             return {"WWW-Authenticate": "Bearer"}
         case _:
