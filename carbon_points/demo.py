@@ -272,15 +272,20 @@ class Walk:
             points = balance["points_available"] // 2
             if points < 2:
                 continue
-            body = {"resident": resident, "merchant": merchant, "terminal": "t1", "points": points}
             terminal = f"{merchant}/t1"
             if turn == 0:
-                greedy = {**body, "points": balance["points_available"] + 1}
+                greedy = self._asks(resident, merchant, balance["points_available"] + 1)
                 answer = self.call(terminal, "POST", "/v1/redemptions", greedy, check=False)
                 outcomes[answer.json()["code"]] += 1
+            body = self._asks(resident, merchant, points)
             held = self.call(terminal, "POST", "/v1/redemptions", body).json()["redemption_id"]
             outcomes[self._finish(terminal, held, turn, points)] += 1
         self.say(f"[bold]3[/] redemptions at the terminals: {dict(outcomes)}")
+
+    def _asks(self, resident: str, merchant: str, points: int) -> dict[str, Any]:
+        """What a terminal asks for, by the payment code that the resident shows."""
+        code = self.call("app", "POST", f"/v1/residents/{resident}/payment-codes").json()["code"]
+        return {"code": code, "merchant": merchant, "terminal": "t1", "points": points}
 
     def _finish(self, terminal: str, held: str, turn: int, points: int) -> str:
         match turn % 10:

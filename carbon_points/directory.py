@@ -1,8 +1,9 @@
-"""The directory: what must not be in the log. Who a subject is, and who may call.
+"""The directory: what must not be in the log. Who a subject is, who may call, and whose a payment code is.
 
 A binding says which resident a source's name for a person (a subject: a card number, a phone) means. Subjects are kept
 as keyed hashes only; erasing a resident destroys the bindings, and the log then holds figures about nobody. API keys
-are kept as SHA-256 of 32 random bytes. Unlike the read models, nothing here can be rebuilt: back it up.
+are kept as SHA-256 of 32 random bytes; secrets of payment codes are sealed (payers.py). Unlike the read models, nothing
+here can be rebuilt: back it up.
 """
 
 import base64
@@ -37,9 +38,12 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.schema import CreateSchema
 
+from carbon_points import payers
 from carbon_points.domain.refusal import Refusal
+from carbon_points.payers import Payer, Payers
 from carbon_points.projections.read_model import write_ahead
 
 Role = Literal["source", "app", "terminal", "operator", "buyer", "auditor"]
@@ -49,6 +53,7 @@ KEY_FILE = "subject.key"
 CACHED = 100_000
 FRESH_SECONDS = 5.0  # how long a revoked key may still be taken by another process
 BINDING_FRESH_SECONDS = 60.0  # how long an erased binding may; the process that erased it knows at once
+INSUFFICIENT_PRIVILEGE = "42501"  # what PostgreSQL says
 
 _OWNER = re.compile(r"[^\x00-\x1f\x7f/]{1,64}")
 _TERMINAL = re.compile(f"{_OWNER.pattern}/{_OWNER.pattern}")
@@ -102,12 +107,17 @@ class SubjectBound(Refusal):
     title = "The subject is bound to another resident"
 
 
+class DirectoryIncomplete(ValueError):
+    """A table is missing, and whoever asks may not create it."""
+
+
 class Directory:
     """Thread-safe. `subject_key` is 32 bytes that never stand beside the data in a backup."""
 
     def __init__(self, url: str, subject_key: bytes) -> None:
         self._subject_key = subject_key
-        self._engine = create_engine(url, pool_pre_ping=url.startswith("postgresql"))
+        # What is asked for tells a handle, and what is stored more: errors do not repeat it.
+        self._engine = create_engine(url, pool_pre_ping=url.startswith("postgresql"), hide_parameters=True)
         if self._engine.dialect.name == "postgresql":
             self._engine = self._engine.execution_options(schema_translate_map={None: "directory"})
         else:
@@ -116,18 +126,31 @@ class Directory:
         self._residents: OrderedDict[tuple[str, bytes], tuple[str, float]] = OrderedDict()
         self._callers: dict[bytes, tuple[Caller | None, float]] = {}
         self._lock = threading.Lock()
+        self.payers = Payers(self._engine, subject_key)
 
     def _create(self) -> bool:
-        """Whether there was none: a role without rights to create is enough where there is one."""
+        """Whether something was missing: a role without rights to create is enough where nothing is."""
         with self._engine.connect() as connection:
             schema = "directory" if connection.dialect.name == "postgresql" else None
-            if all(inspect(connection).has_table(table.name, schema=schema) for table in _metadata.sorted_tables):
+            tables = (*_metadata.sorted_tables, *payers.metadata.sorted_tables)
+            if all(inspect(connection).has_table(table.name, schema=schema) for table in tables):
                 return False
-        with self._engine.begin() as connection:
-            if schema:
-                connection.execute(_ONE_CREATES)
-                connection.execute(CreateSchema(schema, if_not_exists=True))
-            _metadata.create_all(connection)
+        try:
+            with self._engine.begin() as connection:
+                if schema:
+                    connection.execute(_ONE_CREATES)
+                    if not inspect(connection).has_schema(schema):
+                        connection.execute(CreateSchema(schema))
+                for made in (_metadata, payers.metadata):
+                    made.create_all(connection)
+        except ProgrammingError as error:
+            if getattr(error.orig, "sqlstate", "") != INSUFFICIENT_PRIVILEGE:
+                raise
+            self._engine.dispose()
+            raise DirectoryIncomplete(
+                "the directory is not all there for this role, which may not create it: `carbon-points init` as the "
+                "owner does, and `--print-grants` tells the role's rights"
+            ) from error
         return True
 
     # -- bindings ----------------------------------------------------------------------------------------------------
@@ -163,12 +186,17 @@ class Directory:
                 raise SubjectBound(source=source)
 
     def erase(self, resident: str) -> int:
-        """Destroy every binding of a resident that a name or a call could lead by; how many there were."""
+        """Destroy every binding of a resident that a name or a call could lead by; how many there were.
+
+        And the payment secret: a phone leads to nobody any more.
+        """
         theirs = (_bindings.c.resident == resident) & (_bindings.c.source != REDEMPTIONS)
         with self._engine.begin() as connection:
             gone = connection.execute(_bindings.delete().where(theirs)).rowcount
+            self.payers.erase(connection, resident)
         with self._lock:
             self._residents.clear()
+        self.payers.forget()
         return gone
 
     def known_still(self, residents: Sequence[str]) -> set[str]:
@@ -252,6 +280,10 @@ class Directory:
             self._callers.clear()
         self._callers[hashed] = (caller, time.monotonic() + FRESH_SECONDS)
         return caller
+
+    def payer(self, code: str, now: datetime) -> Payer:
+        """Whose a payment code is. Refusals, in order: CodeMalformed, Throttled, CodeExpired, CodeUnknown."""
+        return self.payers.payer(code, now)
 
     def ready(self) -> None:
         """Raises what the database raises."""

@@ -185,6 +185,18 @@ class TestKeys:
         assert directory.keys() == []
 
 
+def test_a_directory_of_the_release_before_gains_what_it_lacks_and_keeps_what_it_has(
+    directory: Directory, opening: Opening, url: str
+) -> None:
+    resident = directory.resident("szt", "card")
+    execute(url, f"DROP TABLE {at(url, 'payers')}")
+    newer = opening()
+    assert newer.made
+    assert newer.payers.issue(resident).secret
+    assert newer.resident("szt", "card") == resident
+    assert not opening().made
+
+
 class TestSubjectKey:
     def test_it_is_made_once_and_for_its_owner_alone(self, tmp_path: Path) -> None:
         folder = tmp_path / "not" / "there yet"
@@ -201,8 +213,19 @@ class TestSubjectKey:
 def stored(url: str, table: str) -> list[dict[str, Any]]:
     """All rows of a table, behind the directory's back."""
     engine = create_engine(url)
-    schema = "directory." if engine.dialect.name == "postgresql" else ""
     with engine.connect() as connection:
-        rows = [dict(row._mapping) for row in connection.execute(text(f"SELECT * FROM {schema}{table}"))]
+        rows = [dict(row._mapping) for row in connection.execute(text(f"SELECT * FROM {at(url, table)}"))]
     engine.dispose()
     return rows
+
+
+def execute(url: str, statement: str) -> None:
+    """What somebody does to the database, behind the directory's back."""
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(text(statement))
+    engine.dispose()
+
+
+def at(url: str, table: str) -> str:
+    return f"directory.{table}" if url.startswith("postgresql") else table

@@ -204,3 +204,17 @@ def test_a_service_that_finds_no_installation_is_told_who_makes_it(roles: Roles)
     code, output, errors = roles.as_service.ended("sources", "list", "--json")
     assert (code, "carbon-points init" in output) == (1, True)
     assert "Traceback" not in errors
+
+
+def test_a_service_of_a_new_release_asks_the_owner_for_the_table_that_it_lacks(roles: Roles) -> None:
+    granted(roles)
+    with connected(roles.as_owner) as connection:  # as the release before left it
+        connection.execute("DROP TABLE directory.payers")
+    for words in (("sources", "list"), ("init",)):
+        code, output, errors = roles.as_service.ended(*words, "--json")
+        assert (code, "carbon-points init" in output, "directory" in output) == (1, True, True)
+        assert "Traceback" not in errors
+    assert roles.as_owner.told("init")["made"] == ["directory"]
+    with city_in(environment(roles.as_service), datetime.now(UTC)) as city:  # tables of the owner's are granted as made
+        resident = city.resident()
+        assert city.done(city.post(f"/v1/residents/{resident}/payment-codes", by="app"))["code"]

@@ -15,7 +15,19 @@ from litestar.openapi.spec import Components, License, SecurityScheme, Server, T
 from litestar.static_files import create_static_files_router  # pyright: ignore[reportUnknownVariableType]  # partly typed
 
 from carbon_points import __version__
-from carbon_points.api import actions, city, fund, health, lots, merchants, rankings, redemptions, residents, sources
+from carbon_points.api import (
+    actions,
+    city,
+    fund,
+    health,
+    lots,
+    merchants,
+    payers,
+    rankings,
+    redemptions,
+    residents,
+    sources,
+)
 from carbon_points.api.access import KnownParameters, security_of, stamped
 from carbon_points.api.installation import BODY_MOST, Installation
 from carbon_points.api.problems import NOT_DECODED, ApiError, answer, of_validation
@@ -62,7 +74,7 @@ def create_app(installation: Installation) -> Litestar:
         finally:
             installation.close()
 
-    features = (actions, residents, redemptions, sources, merchants, lots, fund, city, rankings, health)
+    features = (actions, residents, redemptions, sources, merchants, lots, fund, city, rankings, health, payers)
     handlers = [handler for feature in features for handler in feature.handlers]
     for handler in handlers:
         handler.security = security_of(handler)

@@ -5,11 +5,11 @@ import base64
 import hashlib
 import re
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial, wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 from anyio import to_thread
 from litestar import Request, Response
@@ -19,13 +19,15 @@ from msgspec import Struct
 
 from carbon_points.api.orders import Finisher, Orders, done
 from carbon_points.api.problems import ApiError
-from carbon_points.directory import KEY_FILE, Caller, Directory, subject_key
+from carbon_points.directory import KEY_FILE, Caller, Directory, DirectoryIncomplete, subject_key
 from carbon_points.domain.event import Command
 from carbon_points.domain.methodology import PublishMethodology
+from carbon_points.domain.refusal import Refusal
 from carbon_points.journal.journal import Journal, Rules, create_journal, open_journal
 from carbon_points.journal.partition import Outcome, Unavailable, Write
 from carbon_points.journal.streams import METHODOLOGIES
 from carbon_points.methodologies import shipped
+from carbon_points.payers import Payer
 from carbon_points.projections.cache import CityCache
 from carbon_points.projections.loop import Follower
 from carbon_points.projections.ranker import Ranker
@@ -34,6 +36,8 @@ from carbon_points.settings import Settings
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Group = TypeVar("Group")
+Found = TypeVar("Found")
 View = Callable[[Any, datetime], object]
 BODY_MOST = 256 * 1024  # bytes; a batch of actions has no such limit
 READ_WAIT_SECONDS = 5.0
@@ -51,8 +55,9 @@ class Installation(Struct, frozen=True):
     follower: Follower
     cache: CityCache
     clock: Callable[[], datetime]
-    bindings: "Bindings"
+    bindings: "Together[tuple[str, bool], str]"
     deadlines: "Deadlines"
+    paying: "Together[None, Payer]"
     orders: Orders
     finisher: Finisher
 
@@ -70,7 +75,16 @@ class Installation(Struct, frozen=True):
     async def resident(self, source: str, subject: str, *, create: bool) -> str | None:
         """The resident whom a source's subject means. Those who ask at the same time are looked up together."""
         known = self.directory.known(source, subject)
-        return known or await self.bindings.ask(source, subject, create=create)
+        return known or await self.bindings.ask((source, create), subject)
+
+    async def payer(self, code: str) -> Payer:
+        """Whose a payment code is. Those who ask at the same time are looked up together.
+
+        Refusals, in order: CodeMalformed, Throttled, CodeExpired, CodeUnknown.
+        """
+        known = self.directory.payers.known(code, self.clock()) or await self.paying.ask(None, code)
+        assert known is not None, "a code has its payer or its refusal"
+        return known
 
     def write_now(self, command: Command, facts: object = None, view: View | None = None) -> Outcome:
         """The same from a thread."""
@@ -106,35 +120,38 @@ class Installation(Struct, frozen=True):
         self.directory.close()
 
 
-class Bindings:
-    """Asks the directory for many callers of one event loop at once."""
+class Together(Generic[Group, Found]):
+    """Asks the directory for many callers of one event loop at once: all of a group that wait are one question."""
 
-    def __init__(self, directory: Directory) -> None:
-        self._directory = directory
-        self._asked: dict[tuple[str, bool], dict[str, asyncio.Future[str | None]]] = {}
+    def __init__(self, find: Callable[[Group, Sequence[str]], Mapping[str, Found | Refusal]]) -> None:
+        self._find = find
+        self._asked: dict[Group, dict[str, asyncio.Future[Found | None]]] = {}
         self._asking: asyncio.Task[None] | None = None
 
-    async def ask(self, source: str, subject: str, *, create: bool) -> str | None:
-        subjects = self._asked.setdefault((source, create), {})
-        if subject not in subjects:
-            subjects[subject] = asyncio.get_running_loop().create_future()
-        found = subjects[subject]
+    async def ask(self, group: Group, name: str) -> Found | None:
+        """What was found of a name, or None. Raises its refusal."""
+        names = self._asked.setdefault(group, {})
+        if name not in names:
+            names[name] = asyncio.get_running_loop().create_future()
+        found = names[name]
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._ask())
         return await asyncio.shield(found)  # one caller's leaving is not the others'
 
     async def _ask(self) -> None:
         while self._asked:
-            first = next(iter(self._asked))  # who asked first
-            (source, create), asked = first, self._asked.pop(first)
+            group = next(iter(self._asked))  # who asked first
+            asked = self._asked.pop(group)
             try:
-                found = await asyncio.to_thread(self._directory.residents, source, list(asked), create=create)
+                found = await asyncio.to_thread(self._find, group, list(asked))
             except Exception as error:  # noqa: BLE001  # whoever asked gets it
-                for waiting in asked.values():
-                    waiting.set_exception(error)
-            else:
-                for subject, waiting in asked.items():
-                    waiting.set_result(found.get(subject))
+                found = dict.fromkeys(asked, error)
+            for name, waiting in asked.items():
+                told = found.get(name)
+                if isinstance(told, Exception):
+                    waiting.set_exception(told)
+                else:
+                    waiting.set_result(told)
 
 
 class Deadlines:
@@ -180,7 +197,11 @@ def open_installation(
     """
     journal = open_journal(settings.journal_url, partitions=settings.partitions, clock=clock)
     adopt(journal)
-    directory = Directory(settings.directory_url, subject_key(settings.subject_key, Path(settings.data_dir)))
+    try:
+        directory = Directory(settings.directory_url, subject_key(settings.subject_key, Path(settings.data_dir)))
+    except DirectoryIncomplete:
+        journal.close()
+        raise
     read_model = ReadModel(settings.read_url)
     ranker = None
     if not command:
@@ -197,8 +218,9 @@ def open_installation(
         follower,
         cache,
         clock,
-        Bindings(directory),
+        Together(lambda asked, subjects: directory.residents(asked[0], subjects, create=asked[1])),
         deadlines,
+        Together(lambda _, codes: directory.payers.payers(codes, clock())),
         Orders(journal, lambda write: deadlines.watched(journal.ask(write))),
         Finisher(journal, read_model, follower, clock),
     )

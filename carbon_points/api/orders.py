@@ -69,7 +69,7 @@ class Orders:
         self._parties: OrderedDict[str, Parties] = OrderedDict()
         self._passing: set[asyncio.Future[Outcome]] = set()
 
-    async def hold(self, order: PlaceOrder, code_step: str | None, view: Any = None) -> Held:
+    async def hold(self, order: PlaceOrder, view: Any = None) -> Held:
         """Place an order, and hold its points or decline it. Raises refusals of the order, and of another content."""
         placed = done(await self._ask(Write(order))).events[-1]
         assert isinstance(placed, OrderPlaced)
@@ -82,7 +82,7 @@ class Orders:
             points=placed.points,
             amount_fen=placed.amount_fen,
             hold_seconds=placed.hold_seconds,
-            code_step=code_step,
+            code_step=placed.code,
             confirm_seconds=placed.confirm_seconds,
             capture=placed.capture,
         )
@@ -128,6 +128,12 @@ class Orders:
                     self._remember(redemption_id, found)
                 return found
         raise account.RedemptionUnknown(redemption=redemption_id)
+
+    def placed(self, redemption_id: str) -> OrderPlaced | None:
+        """The order of that id, from a thread."""
+        entry = self._journal.find(("order", redemption_id))
+        event = codec.decode(entry.type, entry.state) if entry else None
+        return event if isinstance(event, OrderPlaced) else None
 
     def _remember(self, redemption_id: str, parties: Parties) -> None:
         self._parties[redemption_id] = parties

@@ -133,11 +133,15 @@ STATUS: Mapping[str, tuple[int, Retryable]] = {
         ),
         (CONFLICT, "never"),
     ),
+    "code-malformed": (400, "never"),
+    "code-unknown": (UNKNOWN, "never"),
+    "rate-limited": (429, "same-key"),
     "account-frozen": (CONFLICT, "query-first"),
     "consent-missing": (CONFLICT, "same-key"),
     "exit-without-entry": (CONFLICT, "never"),
     **dict.fromkeys(
-        ("insufficient-points", "code-used", "hold-abandoned", "redemption-reversed"), (CONFLICT, "new-key")
+        ("insufficient-points", "code-expired", "code-used", "hold-abandoned", "redemption-reversed"),
+        (CONFLICT, "new-key"),
     ),
     "fund-insufficient": (CONFLICT, "same-key"),
     "settlement-overlaps": (CONFLICT, "same-key"),
@@ -152,6 +156,7 @@ OURS: Mapping[str, tuple[int, Retryable, str]] = {
     "parameter-invalid": (400, "never", "A parameter is missing or has the wrong form"),
     "cursor-invalid": (400, "never", "The cursor is none that this list gave"),
     "idempotency-key-missing": (400, "never", "The call needs an Idempotency-Key of 1 to 200 characters"),
+    "code-missing": (400, "never", "A terminal says the payment code that the resident shows"),
     "unauthenticated": (401, "never", "The call needs a key in force: Authorization: Bearer cp_live_..."),
     "role-not-allowed": (403, "never", "A key of this role may not make this call"),
     "not-yours": (403, "never", "The key belongs to another source, merchant, terminal or buyer"),
@@ -293,6 +298,8 @@ def headers_of(problem: Problem) -> dict[str, str]:
     match problem.status:
         case 503:
             return {"Retry-After": str(RETRY_SECONDS)}
+        case 429:
+            return {"Retry-After": str(problem.facts.get("seconds", RETRY_SECONDS))}
         case 401:
             return {"WWW-Authenticate": "Bearer"}
         case _:

@@ -61,12 +61,14 @@ Points = Annotated[int, Meta(ge=1, le=POINTS_MOST)]
 
 
 class Hold(Struct, frozen=True, forbid_unknown_fields=True):
-    """`capture`: spend the points at once, in the same answer."""
+    """`code`: the payment code that the resident shows; an app says `resident` instead. `capture`: spend the points at
+    once, in the same answer."""
 
-    resident: Annotated[str, Meta(pattern=r"^res_[a-z2-7]{20}$")]
     merchant: Id
     terminal: Id
     points: Points
+    code: Annotated[str, Meta(min_length=1, max_length=64)] | UnsetType = UNSET
+    resident: Annotated[str, Meta(pattern=r"^res_[a-z2-7]{20}$")] | UnsetType = UNSET
     hold_seconds: Annotated[int, Meta(ge=1, le=7 * 86400)] = HOLD_SECONDS
     capture: bool = False
 
@@ -162,6 +164,11 @@ _STATES = ("redemption-unknown", "hold-expired", "redemption-not-held", "identit
         "account-frozen",
         "insufficient-points",
         "hold-abandoned",
+        "code-malformed",
+        "code-unknown",
+        "code-expired",
+        "code-used",
+        "rate-limited",
         "redemption-reversed",
         "redemption-not-held",
         "merchant-unknown",
@@ -174,27 +181,53 @@ async def create_redemption(
     request: Request[Caller, Any, Any],
     data: Annotated[
         Hold,
-        example(resident="res_abcdefghijklmnopqrst", merchant="nanxun-teahouse", terminal="t1", points=100),
+        example(code="800123456780654322", merchant="nanxun-teahouse", terminal="t1", points=100),
     ],
     installation: NamedDependency[Installation],
     idempotency_key: Annotated[str, IDEMPOTENCY_KEY],
 ) -> Response[RedemptionShown]:
     must_own(request.user, "terminal", f"{data.merchant}/{data.terminal}")
     redemption_id = redemption_id_of(request.user, idempotency_key)
-    if not await asyncio.to_thread(_has_account, installation, data.resident):
-        raise AccountUnknown(resident=data.resident)
+    resident, code = await _payer(installation, request.user, data, redemption_id)
     order = PlaceOrder(
         merchant=data.merchant,
         terminal=data.terminal,
         redemption_id=redemption_id,
-        resident=data.resident,
+        resident=resident,
         points=data.points,
         hold_seconds=data.hold_seconds,
         capture=data.capture,
+        code=code,
     )
-    held = await installation.orders.hold(order, None, account.balance)
+    held = await installation.orders.hold(order, account.balance)
     shown = _held(request.user, held)
     return receipt(shown, held.outcome, created=202 if shown.status == "confirming" else 201)
+
+
+async def _payer(installation: Installation, caller: Caller, data: Hold, redemption_id: str) -> tuple[str, str | None]:
+    """Whose points are asked for, and the payment code by its step.
+
+    A terminal has seen the resident's code; whoever knows a pseudonym only is an app, and answers for its residents.
+    """
+    if (data.code is UNSET) == (data.resident is UNSET):
+        raise ApiError("missing-field", "code or resident, one of them")
+    if data.code is not UNSET:
+        try:
+            payer = installation.directory.payers.known(data.code, installation.clock())
+            payer = payer or await installation.paying.ask(None, data.code)
+        except Refusal:
+            # A call that is sent again, when its code is good no more.
+            if placed := await asyncio.to_thread(installation.orders.placed, redemption_id):
+                return placed.resident, placed.code
+            raise
+        assert payer is not None, "a code that is nobody's is refused"
+        return payer.resident, payer.step
+    assert data.resident is not UNSET
+    if caller.role == "terminal":
+        raise ApiError("code-missing")
+    if not await asyncio.to_thread(_has_account, installation, data.resident):
+        raise AccountUnknown(resident=data.resident)
+    return data.resident, None
 
 
 def _has_account(installation: Installation, resident: str) -> bool:

@@ -27,7 +27,8 @@ _KINDS: dict[str, Kind] = {  # what the end of a hold is to the order
 
 
 class PlaceOrder(Command):
-    """A terminal, or an app for it, asks for a resident's points. `code`: a keyed hash of the payment code."""
+    """A terminal, or an app for it, asks for a resident's points. `code`: the payment code that it uses
+    up, by its step."""
 
     claimed_everywhere: ClassVar[bool] = True
 

@@ -138,11 +138,11 @@ class TestAgreeing:
             points=30,
             hold_seconds=300,
             capture=capture,
-            code="hash",
+            code=f"pay_1:{key}",
         )
         client: Any = city.http
         with client.portal() as portal:
-            held = portal.call(city.installation.orders.hold, order, f"pay_1.{key}")
+            held = portal.call(city.installation.orders.hold, order)
         assert held.placed.confirm_seconds == 60
         return redemption
 
@@ -183,8 +183,11 @@ class TestAgreeing:
 class TestWhatWasLeft:
     """A process dies between two steps: nobody comes back, or somebody does."""
 
-    def order(self, resident: str, key: str, **said: Any) -> PlaceOrder:
-        asked: dict[str, Any] = {"points": 30, "hold_seconds": 300} | said
+    def order(self, city: City, resident: str, key: str) -> PlaceOrder:
+        """As the call of that key places it."""
+        code = city.coded({"resident": resident}, "terminal", key)["code"]
+        payer = city.installation.directory.payers.payer(code, city.installation.clock())
+        asked: dict[str, Any] = {"points": 30, "hold_seconds": 300, "code": payer.step}
         redemption = redemption_id_of(TILL, key)
         return PlaceOrder(merchant="shop", terminal="t1", redemption_id=redemption, resident=resident, **asked)
 
@@ -195,7 +198,7 @@ class TestWhatWasLeft:
     def test_an_order_whose_hold_never_came_is_given_up_for_good(
         self, own_city: City, resident: str, time: Clock
     ) -> None:
-        order = self.order(resident, "k")
+        order = self.order(own_city, resident, "k")
         self.commit(own_city, order)
         finisher = own_city.settled().installation.finisher
         time.move(GRACE - SECOND)
@@ -209,7 +212,7 @@ class TestWhatWasLeft:
         assert finisher.finish() == 0
 
     def test_whoever_comes_back_in_time_goes_on_where_it_stopped(self, own_city: City, resident: str) -> None:
-        self.commit(own_city, self.order(resident, "k"))
+        self.commit(own_city, self.order(own_city, resident, "k"))
         answer = own_city.post("/v1/redemptions", hold(resident, 30), by="terminal", key="k")
         assert (answer.status_code, answer.json()["status"]) == (201, "held")
         assert balance(own_city, resident) == (70, 30)
@@ -217,7 +220,7 @@ class TestWhatWasLeft:
     def test_what_was_captured_reaches_its_order_though_nobody_passed_it_on(
         self, own_city: City, resident: str, time: Clock
     ) -> None:
-        order = self.order(resident, "k")
+        order = self.order(own_city, resident, "k")
         held = HoldPoints(
             resident=resident,
             redemption_id=order.redemption_id,
@@ -226,6 +229,7 @@ class TestWhatWasLeft:
             points=30,
             amount_fen=60,
             hold_seconds=300,
+            code_step=order.code,
         )
         captured = CapturePoints(resident=resident, redemption_id=order.redemption_id, points=20)
         self.commit(own_city, order, held, captured)

@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+import msgspec
 import pytest
 
 from tests.api.city import POINTS, Answer, City, hold, problem, same_again
@@ -65,7 +66,7 @@ class TestHolding:
         others = [city.resident(points=POINTS) for _ in range(8)]
         for other in others:
             answer = city.post("/v1/redemptions", hold(other, 30), by="terminal", key=key)
-            assert problem(answer, 422, "identity-reused")["facts"] == {"fields": ["resident"]}
+            assert problem(answer, 422, "identity-reused")["facts"] == {"fields": ["code", "resident"]}
             assert city.balance(other)["points_held"] == 0
         partitions = {city.installation.journal.partition_of(r).number for r in others}
         assert len(partitions) > 1
@@ -78,7 +79,7 @@ class TestHolding:
         same_again(first, city.post("/v1/redemptions", body, by="terminal", key=key))
         other = hold(city.resident(points=POINTS), 30)
         answer = city.post("/v1/redemptions", other, by="terminal", key=key)
-        assert problem(answer, 422, "identity-reused")["facts"] == {"fields": ["resident"]}
+        assert problem(answer, 422, "identity-reused")["facts"] == {"fields": ["code", "resident"]}
 
     def test_two_terminals_may_use_the_same_key(self, city: City, resident: str) -> None:
         key = city.name("key")
@@ -275,3 +276,48 @@ class TestRefunding:
         assert own_city.get(f"/v1/residents/{resident}").json()["grants"] == [
             {"expires_on": "2026-09-14", "points": 30}
         ]
+
+
+class TestCodes:
+    """A resident shows a code, and a terminal reads it."""
+
+    def body(self, city: City, resident: str, points: int = 30) -> dict[str, object]:
+        return city.coded(hold(resident, points), "terminal", city.name("key"))
+
+    def test_a_code_is_used_once_whatever_it_is_used_for(self, city: City, resident: str) -> None:
+        body = self.body(city, resident)
+        assert city.post("/v1/redemptions", body, by="terminal").status_code == 201
+        for by, place in (("terminal", {}), ("other terminal", {"merchant": "mall"})):
+            told = problem(city.post("/v1/redemptions", body | place, by=by), 409, "code-used")
+            assert told["retryable"] == "new-key"
+        assert points(city, resident) == (70, 30)
+
+    def test_a_code_is_used_up_by_an_attempt_that_fails(self, city: City, resident: str) -> None:
+        body = self.body(city, resident, 101)
+        problem(city.post("/v1/redemptions", body, by="terminal"), 409, "insufficient-points")
+        problem(city.post("/v1/redemptions", body | {"points": 1}, by="terminal"), 409, "code-used")
+
+    def test_the_same_call_is_answered_the_same_when_its_code_is_good_no_more(
+        self, own_city: City, time: Clock
+    ) -> None:
+        resident = own_city.resident(points=POINTS)
+        call = {"by": "terminal", "key": "k"}
+        body = own_city.coded(hold(resident, 30), "terminal", "k")
+        first = own_city.post("/v1/redemptions", body, **call)
+        time.move(timedelta(minutes=5))
+        problem(own_city.post("/v1/redemptions", body, by="terminal"), 409, "code-expired")
+        same_again(first, own_city.post("/v1/redemptions", body, **call))
+        answer = own_city.post("/v1/redemptions", body | {"points": 31}, **call)
+        assert problem(answer, 422, "identity-reused")["facts"] == {"fields": ["points"]}
+        time.move(timedelta(days=400))
+        same_again(first, own_city.post("/v1/redemptions", body, **call))
+
+    def test_a_terminal_cannot_ask_for_a_resident_whose_name_it_has_learnt(self, city: City, resident: str) -> None:
+        raw = msgspec.json.encode(hold(resident, 1))
+        problem(city.post("/v1/redemptions", by="terminal", raw=raw), 400, "code-missing")
+
+    def test_a_code_is_in_no_answer_and_in_no_entry(self, city: City, resident: str) -> None:
+        body = self.body(city, resident, 101)
+        answer = city.post("/v1/redemptions", body, by="terminal")
+        entries = [e.state for n in city.installation.journal.heads() for e in city.installation.journal.entries(n)]
+        assert not any(str(body["code"]).encode() in told for told in [answer.content, *entries])

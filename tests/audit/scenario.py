@@ -279,7 +279,7 @@ def _order(city: City) -> None:
         [told] = city.do(order.PlaceOrder(**at, **said)).events
         assert isinstance(told, order.OrderPlaced)
         asks = {"confirm_seconds": told.confirm_seconds, "amount_fen": told.amount_fen}
-        step = {"code_step": f"pay_1.{name}"} if told.code else {}
+        step = {"code_step": told.code}
         if name != "o3":
             said.pop("code", None)
             city.do(account.HoldPoints(**at, **said, **asks, **step))

@@ -125,7 +125,8 @@ def asked(event: OrderPlaced | HoldDeclined | PointsHeld) -> str:
 
 
 def terms(event: OrderPlaced | PointsHeld) -> str:
-    return f"{event.amount_fen} {event.hold_seconds} {event.confirm_seconds} {event.capture}"
+    code = event.code if isinstance(event, OrderPlaced) else event.code_step
+    return f"{event.amount_fen} {event.hold_seconds} {event.confirm_seconds} {event.capture} {code}"
 
 
 def _add(total: Sum, event: OrderMoved) -> None:

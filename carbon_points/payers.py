@@ -1,0 +1,304 @@
+"""Payers: whose a payment code is. A part of the directory: a table beside the bindings, and how it is asked.
+
+A resident has one secret, known to one phone; a new one takes its place. It is sealed (AES-GCM, for its own row) under
+a key that derives from the subject key. What the log is told of a code is the secret's `series` and the step, never
+its digits: the handle, which every till sees, leads nobody to a resident in the log.
+
+Guesses: three steps of a million passwords are good at any moment. After ten wrong codes of a handle none of it is
+looked at until ten minutes after the first, the right one neither. They are counted in memory, so that guesses sent at
+once are no more than guesses sent one by one, and in the row, for the other processes and the next start.
+"""
+
+import logging
+import secrets
+import threading
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from msgspec import Struct
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Engine,
+    Insert,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    bindparam,
+    case,
+    select,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import IntegrityError
+
+from carbon_points import codes
+from carbon_points.codes import Code, CodeUnknown
+from carbon_points.domain.refusal import Refusal
+
+CACHED = 100_000
+FRESH_SECONDS = 5.0  # how long another process may take a replaced secret's codes; the one that replaced it knows
+WRONG_MOST, WRONG_SECONDS = 10, 600  # wrong codes of one handle, from the first of them on
+HANDLE_TRIES = 20  # until a random one is nobody's
+_NONCE_BYTES, _ASKED_AT_ONCE = 12, 500
+
+log = logging.getLogger(__name__)
+metadata = MetaData()
+# `wrong` codes came since `wrong_since`, in seconds since 1970.
+PAYERS = Table(
+    "payers",
+    metadata,
+    Column("resident", String(32), primary_key=True),
+    Column("handle", String(codes.HANDLE_DIGITS), nullable=False, unique=True),
+    Column("series", String(16), nullable=False),
+    Column("sealed", LargeBinary(64), nullable=False),
+    Column("created_at", String(32), nullable=False),
+    Column("replaced_at", String(32)),
+    Column("wrong", Integer, nullable=False, default=0),
+    Column("wrong_since", BigInteger, nullable=False, default=0),
+)
+
+
+class Throttled(Refusal):
+    """Facts: `seconds` until it is worth trying again."""
+
+    code = "rate-limited"
+    title = "Too many tries with this resident's payment codes: wait"
+
+
+class Payer(Struct, frozen=True):
+    """Whose a payment code is, and the text that is claimed for it in the log: a code is used once."""
+
+    resident: str
+    step: str
+
+
+class PaymentSecret(Struct, frozen=True):
+    """What a phone needs to make codes: told once."""
+
+    handle: str
+    secret: bytes
+
+
+class _Secret(Struct):
+    """A row, unsealed, for as long as it is fresh."""
+
+    resident: str
+    handle: str
+    series: str
+    secret: bytes
+    wrong: int
+    wrong_since: int
+    until: float
+
+    def payer(self, code: Code, now: datetime) -> Payer:
+        """Raises CodeExpired, CodeUnknown."""
+        return self.in_step(codes.step_of(code, self.secret, codes.step_at(now)))
+
+    def in_step(self, step: int) -> Payer:
+        return Payer(self.resident, f"{self.series}:{step}")
+
+    def throttled(self, now: datetime) -> int:
+        """For how many seconds its codes are not looked at."""
+        return self._left(now) if self.wrong >= WRONG_MOST else 0
+
+    def one_more(self, now: datetime) -> None:
+        """Count a wrong code in memory, as `_WRONG` does in the row."""
+        self.wrong, since = (self.wrong + 1, self.wrong_since) if self._left(now) else (1, int(now.timestamp()))
+        self.wrong_since = since
+
+    def _left(self, now: datetime) -> int:
+        """Seconds that are left of the ten minutes. A clock that was far ahead, and is put right, ends them."""
+        since_then = int(now.timestamp()) - self.wrong_since
+        return WRONG_SECONDS - since_then if abs(since_then) < WRONG_SECONDS else 0
+
+
+class Payers:
+    """Thread-safe. The directory makes the table, and closes the engine."""
+
+    def __init__(self, engine: Engine, subject_key: bytes) -> None:
+        self._engine = engine
+        self._key = AESGCM(HKDF(SHA256(), 32, salt=None, info=b"carbon-points payment secrets").derive(subject_key))
+        self._known: OrderedDict[str, _Secret] = OrderedDict()
+        self._lock = threading.Lock()
+
+    # -- secrets -----------------------------------------------------------------------------------------------------
+
+    def issue(self, resident: str) -> PaymentSecret:
+        """A new secret, in the place of the one before. What is returned is kept nowhere."""
+        return self._make(resident, replacing=True)
+
+    def code(self, resident: str, step: int) -> tuple[str, Payer]:
+        """A resident's code of a step. Where there is no secret, one is made that no phone has."""
+        for replacing in (False, True, True):  # the second time, what is there cannot be unsealed
+            if kept := self._of_resident(resident):
+                return codes.made(kept.handle, kept.secret, step), kept.in_step(step)
+            self._make(resident, replacing=replacing)
+        raise AssertionError("a secret that was made a moment ago is not there")
+
+    def erase(self, connection: Connection, resident: str) -> None:
+        """Within a transaction of the directory, which says `forget` when it is done."""
+        connection.execute(PAYERS.delete().where(PAYERS.c.resident == resident))
+
+    def forget(self) -> None:
+        """Ask the database about everybody again."""
+        with self._lock:
+            self._known.clear()
+
+    def _make(self, resident: str, *, replacing: bool) -> PaymentSecret:
+        secret = secrets.token_bytes(codes.SECRET_BYTES)
+        row = {"resident": resident, "created_at": datetime.now(UTC).isoformat(timespec="seconds")}
+        for _ in range(HANDLE_TRIES):
+            handle = f"{secrets.randbelow(10**codes.HANDLE_DIGITS):0{codes.HANDLE_DIGITS}}"
+            names = {"handle": handle, "series": secrets.token_hex(8)}
+            sealed = self._sealed(resident, handle, secret)
+            try:
+                with self._engine.begin() as connection:
+                    connection.execute(_put(connection, replacing), row | names | {"sealed": sealed})
+            except IntegrityError:  # the handle is somebody's
+                continue
+            self.forget()
+            return PaymentSecret(handle, secret)
+        raise AssertionError("so many handles in a row are somebody's")
+
+    def _sealed(self, resident: str, handle: str, secret: bytes) -> bytes:
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        return nonce + self._key.encrypt(nonce, secret, f"{resident}\0{handle}".encode())
+
+    def _unsealed(
+        self, resident: str, handle: str, series: str, sealed: bytes, wrong: int, since: int
+    ) -> _Secret | None:
+        nonce, secret = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
+        try:
+            secret = self._key.decrypt(nonce, secret, f"{resident}\0{handle}".encode())
+        except InvalidTag:
+            log.exception("the payment secret of %s is sealed under another subject key, or was altered", resident)
+            return None
+        return _Secret(resident, handle, series, secret, wrong, since, time.monotonic() + FRESH_SECONDS)
+
+    # -- codes -------------------------------------------------------------------------------------------------------
+
+    def payer(self, code: str, now: datetime) -> Payer:
+        """Whose a code is. Refusals, in order: CodeMalformed, Throttled, CodeExpired, CodeUnknown."""
+        found = self.payers([code], now)[code]
+        if isinstance(found, Refusal):
+            raise found
+        return found
+
+    def known(self, code: str, now: datetime) -> Payer | None:
+        """Whose a right code is, if its handle was looked up a moment ago: without asking the database.
+
+        Raises CodeMalformed. Any other refusal is for `payer` to find.
+        """
+        told = codes.read(code)
+        kept = self._known.get(told.handle)
+        if kept is None or kept.until <= time.monotonic() or kept.throttled(now):
+            return None
+        try:
+            return kept.payer(told, now)
+        except Refusal:
+            return None
+
+    def payers(self, asked: Iterable[str], now: datetime) -> Mapping[str, Payer | Refusal]:
+        """The same for many at once. Nothing is written but wrong codes of handles that somebody has."""
+        found: dict[str, Payer | Refusal] = {}
+        read: dict[str, Code] = {}
+        for code in asked:
+            try:
+                read[code] = codes.read(code)
+            except Refusal as refusal:
+                found[code] = refusal
+        known = self._look_up({told.handle for told in read.values()})
+        wrong = Counter[str]()
+        for code, told in read.items():
+            try:
+                found[code] = self._judged(told, known.get(told.handle), now, wrong)
+            except Refusal as refusal:
+                found[code] = refusal
+        if wrong:
+            self._count(wrong, now)
+        return found
+
+    def _judged(self, told: Code, kept: _Secret | None, now: datetime, wrong: Counter[str]) -> Payer:
+        if kept is None:
+            raise CodeUnknown
+        with self._lock:  # a guess is counted before the next one is looked at
+            if seconds := kept.throttled(now):
+                raise Throttled(seconds=seconds)
+            try:
+                return kept.payer(told, now)
+            except CodeUnknown:
+                kept.one_more(now)
+                wrong[kept.handle] += 1
+                raise
+
+    def _look_up(self, handles: set[str]) -> dict[str, _Secret]:
+        now = time.monotonic()
+        with self._lock:
+            found = {h: kept for h in handles if (kept := self._known.get(h)) and kept.until > now}
+        if missing := sorted(handles - set(found)):
+            with self._engine.connect() as connection:
+                for start in range(0, len(missing), _ASKED_AT_ONCE):
+                    rows = connection.execute(_OF_HANDLES, {"handles": missing[start : start + _ASKED_AT_ONCE]})
+                    found |= {kept.handle: kept for row in rows if (kept := self._unsealed(*row))}
+            with self._lock:
+                for handle in (h for h in missing if h in found):
+                    kept = self._known.get(handle)
+                    if kept and kept.until > now:  # another thread's, of this moment: guesses are counted in one place
+                        found[handle] = kept
+                    else:
+                        self._known[handle] = found[handle]
+                while len(self._known) > CACHED:
+                    self._known.popitem(last=False)
+        return found
+
+    def _of_resident(self, resident: str) -> _Secret | None:
+        with self._engine.connect() as connection:
+            row = connection.execute(_ROWS.where(PAYERS.c.resident == resident)).first()
+        return self._unsealed(*row) if row else None
+
+    def _count(self, wrong: Counter[str], now: datetime) -> None:
+        """Write wrong codes down, and take in what was counted elsewhere."""
+        at = int(now.timestamp())
+        with self._engine.begin() as connection:
+            for handle, more in sorted(wrong.items()):  # in one order, as other processes do
+                row = connection.execute(_WRONG, {"of": handle, "more": more, "at": at}).first()
+                with self._lock:
+                    kept = self._known.get(handle)
+                    if row and kept and row.wrong > kept.wrong:
+                        kept.wrong, kept.wrong_since = row
+
+
+_ROWS = select(
+    PAYERS.c.resident, PAYERS.c.handle, PAYERS.c.series, PAYERS.c.sealed, PAYERS.c.wrong, PAYERS.c.wrong_since
+)
+_OF_HANDLES = _ROWS.where(PAYERS.c.handle.in_(bindparam("handles", expanding=True)))
+_at, _more = bindparam("at", type_=BigInteger), bindparam("more", type_=Integer)
+_recent = PAYERS.c.wrong_since.between(_at - (WRONG_SECONDS - 1), _at + (WRONG_SECONDS - 1))
+_WRONG = (
+    PAYERS.update()
+    .where(PAYERS.c.handle == bindparam("of"))
+    .values(
+        wrong=case((_recent, PAYERS.c.wrong + _more), else_=_more),
+        wrong_since=case((_recent, PAYERS.c.wrong_since), else_=_at),
+    )
+    .returning(PAYERS.c.wrong, PAYERS.c.wrong_since)
+)
+
+
+def _put(connection: Connection, replacing: bool) -> Insert:
+    """A resident's row, in the place of the one that is there or only where there is none."""
+    insert = (postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert)(PAYERS)
+    if not replacing:
+        return insert.on_conflict_do_nothing(index_elements=["resident"])
+    new = {name: insert.excluded[name] for name in ("handle", "series", "sealed", "wrong", "wrong_since")}
+    new["replaced_at"] = insert.excluded.created_at
+    return insert.on_conflict_do_update(index_elements=["resident"], set_=new)

@@ -1,0 +1,178 @@
+"""Payment codes over HTTP: a secret is told once, a code is shown in four forms, and neither is left anywhere."""
+
+import asyncio
+import base64
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from carbon_points import codes
+from carbon_points.codes import CodeExpired, CodeMalformed, CodeUnknown
+from carbon_points.payers import Payer
+from tests.api import pictures
+from tests.api.city import City, problem
+from tests.conftest import PROJECT, Clock
+
+
+def told_secret(city: City, resident: str) -> Any:
+    return city.done(city.post(f"/v1/residents/{resident}/payment-secret", by="app"))
+
+
+def told_code(city: City, resident: str) -> str:
+    return city.done(city.post(f"/v1/residents/{resident}/payment-codes", by="app"))["code"]
+
+
+def code_of(told: Any, at: datetime) -> str:
+    """What a phone makes of the secret that it was told."""
+    return codes.made(told["handle"], base64.b32decode(told["secret"]), codes.step_at(at))
+
+
+def whose(city: City, code: str) -> str:
+    return city.installation.directory.payer(code, city.installation.clock()).resident
+
+
+class TestSecrets:
+    def test_a_phone_that_was_told_it_makes_codes_from_then_on(self, own_city: City, time: Clock) -> None:
+        resident = own_city.resident()
+        told = told_secret(own_city, resident)
+        assert set(told) == {"handle", "secret", "step_seconds"}
+        assert re.fullmatch("[0-9]{9} [A-Z2-7]{32} 60", "{handle} {secret} {step_seconds}".format(**told))
+        for _ in range(3):
+            assert whose(own_city, code_of(told, time.move(timedelta(days=1)))) == resident
+
+    def test_it_is_told_once_and_asked_for_again_replaced(self, own_city: City) -> None:
+        resident, now = own_city.resident(), own_city.installation.clock()
+        first, second = (
+            own_city.post(f"/v1/residents/{resident}/payment-secret", by="app", key="same") for _ in range(2)
+        )
+        assert "Idempotency-Replayed" not in second.headers
+        assert first.headers["Cache-Control"] == "no-store"
+        assert not {*first.json().values()} & {*second.json().values()} - {60}
+        assert whose(own_city, code_of(second.json(), now)) == resident
+        with pytest.raises(CodeUnknown):
+            whose(own_city, code_of(first.json(), now))
+
+    def test_who_has_no_account_has_none(self, city: City) -> None:
+        for call in ("payment-secret", "payment-codes"):
+            problem(city.post(f"/v1/residents/res_{'a' * 20}/{call}", by="app"), 404, "account-unknown")
+
+    def test_who_is_forgotten_pays_no_more(self, own_city: City) -> None:
+        resident = own_city.resident()
+        code = code_of(told_secret(own_city, resident), own_city.installation.clock())
+        own_city.done(own_city.call("DELETE", f"/v1/residents/{resident}/bindings", by="app"))
+        with pytest.raises(CodeUnknown):
+            whose(own_city, code)
+
+
+class TestCodes:
+    def test_an_app_is_given_the_code_of_now_and_when_it_ends(self, own_city: City, time: Clock) -> None:
+        resident = own_city.resident()
+        told = own_city.post(f"/v1/residents/{resident}/payment-codes", by="app")
+        assert told.headers["Cache-Control"] == "no-store"
+        code, ends = told.json()["code"], datetime.fromisoformat(told.json()["expires_at"])
+        assert timedelta(seconds=60) < ends - time.at <= timedelta(seconds=120)
+        assert told_code(own_city, resident) == code
+        time.at = ends - timedelta(seconds=1)
+        assert whose(own_city, code) == resident
+        time.at = ends
+        with pytest.raises(CodeExpired):
+            whose(own_city, code)
+        assert told_code(own_city, resident) != code
+
+    def test_it_is_the_code_that_the_residents_phone_makes(self, own_city: City) -> None:
+        resident = own_city.resident()
+        told = told_secret(own_city, resident)
+        assert told_code(own_city, resident) == code_of(told, own_city.installation.clock())
+
+    @pytest.mark.parametrize(
+        ("form", "media_type", "read"),
+        [
+            ("svg", "image/svg+xml", pictures.in_qr_svg),
+            ("png", "image/png", pictures.in_qr_png),
+            ("barcode", "image/svg+xml", pictures.in_barcode_svg),
+        ],
+    )
+    def test_it_is_shown_as_a_picture_that_a_scanner_reads(
+        self, own_city: City, form: str, media_type: str, read: Callable[[bytes], str]
+    ) -> None:
+        resident = own_city.resident()
+        told = own_city.done(own_city.post(f"/v1/residents/{resident}/payment-codes", by="app"))
+        picture = own_city.http.post(
+            f"/v1/residents/{resident}/payment-codes?as={form}",
+            headers={"Authorization": f"Bearer {own_city.keys['app']}"},
+        )
+        assert picture.headers["content-type"].partition(";")[0] == media_type
+        assert picture.headers["Cache-Control"] == "no-store"
+        assert read(picture.content) == told["code"]
+        assert parsedate_to_datetime(picture.headers["Expires"]) == datetime.fromisoformat(told["expires_at"])
+
+    def test_a_form_that_is_none_is_refused(self, city: City) -> None:
+        problem(city.post(f"/v1/residents/{city.resident()}/payment-codes?as=gif", by="app"), 400, "parameter-invalid")
+
+    def test_it_and_the_secret_are_left_in_no_file_and_no_log(
+        self, own_city: City, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("DEBUG")
+        resident = own_city.resident()
+        told, code = told_secret(own_city, resident), told_code(own_city, resident)
+        assert whose(own_city, code) == resident
+        left = (code, told["secret"], base64.b32decode(told["secret"]).hex())
+        for file in (file for file in (tmp_path / "data").rglob("*") if file.is_file()):
+            content = file.read_bytes()
+            assert base64.b32decode(told["secret"]) not in content, file
+            assert not [one for one in left if one.encode() in content], file
+        assert not [one for one in left if one in caplog.text]
+
+
+class TestManyAtOnce:
+    """What a till's call asks of the installation."""
+
+    def test_they_are_looked_up_together_and_then_known(self, own_city: City, monkeypatch: pytest.MonkeyPatch) -> None:
+        installation = own_city.installation
+        payers = installation.directory.payers
+        residents = [own_city.resident() for _ in range(20)]
+        asked = [told_code(own_city, resident) for resident in residents]
+        questions: list[int] = []
+        ask = payers.payers
+        monkeypatch.setattr(payers, "payers", lambda many, now: questions.append(len(many)) or ask(many, now))
+
+        async def all_at_once() -> list[Payer]:
+            return list(await asyncio.gather(*(installation.payer(code) for code in asked * 3)))
+
+        first = asyncio.run(all_at_once())
+        assert [payer.resident for payer in first] == residents * 3
+        assert (len(questions) <= 2, sum(questions)) == (True, 20)
+        assert asyncio.run(all_at_once()) == first
+        assert sum(questions) == 20
+
+    def test_one_that_is_refused_is_not_the_others(self, own_city: City) -> None:
+        installation, resident = own_city.installation, own_city.resident()
+        code = told_code(own_city, resident)
+        old = codes.made(code[2:11], bytes(20), 1)
+
+        async def all_at_once() -> list[Any]:
+            told = (installation.payer(one) for one in (code, old, "80", code))
+            return list(await asyncio.gather(*told, return_exceptions=True))
+
+        first, unknown, malformed, again = asyncio.run(all_at_once())
+        assert first == again
+        assert (first.resident, type(unknown), type(malformed)) == (resident, CodeUnknown, CodeMalformed)
+
+
+def test_the_phone_of_the_guide_makes_codes_that_are_taken(own_city: City) -> None:
+    """The lines of docs/api.md, as they are."""
+    guide = (PROJECT / "docs" / "api.md").read_text("utf-8")
+    [snippet] = [code for code in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if "def payment_code" in code]
+    assert len(snippet.strip().splitlines()) <= 12
+    phone: dict[str, Any] = {}
+    exec(compile(snippet, "docs/api.md", "exec"), phone)
+    for minute in range(20):
+        resident, now = own_city.resident(), own_city.installation.clock() + timedelta(minutes=minute)
+        told = told_secret(own_city, resident)
+        code = phone["payment_code"](told["handle"], told["secret"], now.timestamp())
+        assert own_city.installation.directory.payer(code, now.astimezone(UTC)).resident == resident

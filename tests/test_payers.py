@@ -1,0 +1,285 @@
+"""Payers: a code says who pays, in every process and while its secret is in force; and it is not to be guessed."""
+
+import base64
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy.exc import SQLAlchemyError
+
+from carbon_points import codes
+from carbon_points import payers as of_payers
+from carbon_points.codes import CodeExpired, CodeMalformed, CodeUnknown
+from carbon_points.directory import Directory, new_resident
+from carbon_points.payers import Payers, Throttled
+from tests.test_directory import at, execute, stored
+
+KEY, OTHER = bytes(range(32)), bytes(32)
+Opening = Callable[..., Payers]
+NOW = datetime(2025, 6, 15, 4, 0, 30, tzinfo=UTC)
+STEP = codes.step_at(NOW)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Each place where a directory can lie."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'directory.sqlite'}"
+    return request.getfixturevalue("postgres_url").replace("postgresql://", "postgresql+psycopg://")
+
+
+@pytest.fixture
+def opening_directory(url: str) -> Iterator[Callable[..., Directory]]:
+    """Opens the same directory, as often as it is asked: each as another process would."""
+    made: list[Directory] = []
+
+    def open_one(key: bytes = KEY) -> Directory:
+        made.append(Directory(url, key))
+        return made[-1]
+
+    yield open_one
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def opening(opening_directory: Callable[..., Directory]) -> Opening:
+    return lambda key=KEY: opening_directory(key).payers
+
+
+@pytest.fixture
+def payers(opening: Opening) -> Payers:
+    return opening()
+
+
+class Phone:
+    """What a resident's phone does with the secret that it was told."""
+
+    def __init__(self, payers: Payers) -> None:
+        self.resident = new_resident()
+        self.told = payers.issue(self.resident)
+
+    def code(self, step: int = STEP) -> str:
+        return codes.made(self.told.handle, self.told.secret, step)
+
+    def wrong(self) -> Iterator[str]:
+        """Codes of the right form that it did not make in any step that is looked at."""
+        right = {codes.password(self.told.secret, STEP + away) for away in range(-30, 30)}
+        guesses = (f"{number:06}" for number in range(1_000_000))
+        for digits in (codes.PREFIX + self.told.handle + guess for guess in guesses if guess not in right):
+            yield digits + codes.check_digit(digits)
+
+
+class TestPayers:
+    def test_a_code_says_who_pays_in_every_process_and_never_by_its_digits(
+        self, payers: Payers, opening: Opening
+    ) -> None:
+        phone, other = Phone(payers), Phone(payers)
+        for one in (payers, opening()):
+            payer = one.payer(phone.code(), NOW)
+            assert payer.resident == phone.resident
+            assert payer.step.endswith(f":{STEP}")
+            assert phone.told.handle not in payer.step
+            assert one.payer(other.code(), NOW).step != payer.step
+
+    @pytest.mark.parametrize("away", [-1, 0, 1])
+    def test_each_step_is_claimed_by_a_text_of_its_own(self, payers: Payers, away: int) -> None:
+        phone = Phone(payers)
+        now = NOW + timedelta(minutes=away)
+        assert payers.payer(phone.code(), now) == payers.payer(phone.code(), NOW)
+        assert payers.payer(phone.code(STEP + 1), NOW) != payers.payer(phone.code(), NOW)
+
+    def test_what_is_no_code_of_now_is_told_what_it_is(self, payers: Payers) -> None:
+        phone = Phone(payers)
+        for code, refusal in (
+            ("1234", CodeMalformed),
+            (phone.code(STEP - 2), CodeExpired),
+            (phone.code(STEP + 2), CodeUnknown),
+            (codes.made(Phone(payers).told.handle, phone.told.secret, STEP), CodeUnknown),
+        ):
+            with pytest.raises(refusal):
+                payers.payer(code, NOW)
+
+    def test_many_are_looked_up_together_and_each_is_told_its_own(self, payers: Payers) -> None:
+        phones = [Phone(payers) for _ in range(20)]
+        asked = [*(phone.code() for phone in phones), phones[0].code(STEP - 5), next(phones[1].wrong()), "8"]
+        found = payers.payers(asked, NOW)
+        assert [found[phone.code()] for phone in phones] == [payers.payer(phone.code(), NOW) for phone in phones]
+        assert [type(found[code]) for code in asked[20:]] == [CodeExpired, CodeUnknown, CodeMalformed]
+
+    def test_a_code_that_was_looked_up_a_moment_ago_is_known_without_the_database(
+        self, payers: Payers, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        phone = Phone(payers)
+        assert payers.known(phone.code(), NOW) is None
+        payer = payers.payer(phone.code(), NOW)
+        with monkeypatch.context() as away:
+            away.setattr(payers, "_engine", None)
+            assert payers.known(phone.code(), NOW) == payers.payer(phone.code(), NOW) == payer
+            assert payers.known(phone.code(STEP + 1), NOW) == payers.payer(phone.code(STEP + 1), NOW)
+            assert payers.known(next(phone.wrong()), NOW) is None
+        monkeypatch.setattr(of_payers, "CACHED", 3)
+        for _ in range(9):
+            payers.payer(Phone(payers).code(), NOW)
+        assert len(payers._known) <= 3
+
+    def test_a_new_secret_stops_the_one_before_elsewhere_within_seconds(
+        self, payers: Payers, opening: Opening, url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(of_payers, "FRESH_SECONDS", 0.0)
+        phone, elsewhere = Phone(payers), opening()
+        before = elsewhere.payer(phone.code(), NOW)
+        old = phone.code()
+        phone.told = payers.issue(phone.resident)
+        for one in (payers, elsewhere):
+            with pytest.raises(CodeUnknown):
+                one.payer(old, NOW)
+            assert one.payer(phone.code(), NOW).resident == phone.resident
+            assert one.payer(phone.code(), NOW) != before, "what was claimed for the old one is not claimed for this"
+        [row] = stored(url, "payers")
+        assert (row["handle"], bool(row["replaced_at"])) == (phone.told.handle, True)
+
+    def test_a_new_secret_stops_the_one_before_at_once_where_it_was_made(self, payers: Payers) -> None:
+        phone = Phone(payers)
+        payers.payer(phone.code(), NOW)
+        payers.issue(phone.resident)
+        assert payers.known(phone.code(), NOW) is None
+        with pytest.raises(CodeUnknown):
+            payers.payer(phone.code(), NOW)
+
+    def test_an_erased_residents_phone_leads_to_nobody(
+        self, opening_directory: Callable[..., Directory], url: str
+    ) -> None:
+        directory = opening_directory()
+        payers = directory.payers
+        phone, kept = Phone(payers), Phone(payers)
+        directory.bind("szt", ["card"], phone.resident)
+        payers.payer(phone.code(), NOW)
+        assert directory.erase(phone.resident) == 1
+        with pytest.raises(CodeUnknown):
+            payers.payer(phone.code(), NOW)
+        assert [row["resident"] for row in stored(url, "payers")] == [kept.resident]
+
+    def test_a_handle_that_is_somebodys_is_not_given_again(
+        self, payers: Payers, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        drawn = iter([7, 7, 8])
+        monkeypatch.setattr(of_payers.secrets, "randbelow", lambda _: next(drawn))
+        assert [Phone(payers).told.handle, Phone(payers).told.handle] == ["000000007", "000000008"]
+
+    def test_two_processes_that_replace_one_secret_leave_one_that_works(self, opening: Opening, url: str) -> None:
+        processes, resident = [opening(), opening()], new_resident()
+        with ThreadPoolExecutor(8) as threads:
+            told = list(threads.map(lambda n: processes[n % 2].issue(resident), range(16)))
+        [row] = stored(url, "payers")
+        [last] = [one for one in told if one.handle == row["handle"]]
+        assert opening().payer(codes.made(last.handle, last.secret, STEP), NOW).resident == resident
+
+    def test_what_is_stored_is_sealed_for_its_own_row_under_the_subject_key(
+        self, payers: Payers, opening: Opening, url: str
+    ) -> None:
+        phone, thief = Phone(payers), Phone(payers)
+        kept = str(stored(url, "payers"))
+        assert phone.told.secret.hex() not in kept
+        assert base64.b32encode(phone.told.secret).decode() not in kept
+        assert repr(phone.told.secret)[2:-1] not in kept
+        rows = at(url, "payers")
+        of_thief = f"(SELECT p.sealed FROM {rows} p WHERE p.resident = '{thief.resident}')"
+        execute(url, f"UPDATE {rows} SET sealed = {of_thief} WHERE resident = '{phone.resident}'")
+        stolen = codes.made(phone.told.handle, thief.told.secret, STEP)
+        for one, code in ((opening(), stolen), (opening(OTHER), thief.code())):
+            with pytest.raises(CodeUnknown):
+                one.payer(code, NOW)
+        assert payers.payer(thief.code(), NOW).resident == thief.resident
+
+    def test_a_backend_is_made_codes_of_the_phones_own_secret_or_of_one_that_no_phone_has(
+        self, payers: Payers, opening: Opening
+    ) -> None:
+        phone, without = Phone(payers), new_resident()
+        assert payers.code(phone.resident, STEP)[0] == phone.code()
+        code, payer = payers.code(without, STEP)
+        for one in (payers, opening()):
+            assert one.payer(code, NOW) == payer
+            assert one.code(without, STEP) == (code, payer)
+        elsewhere = opening(OTHER)  # which cannot unseal what is there
+        code, payer = elsewhere.code(without, STEP)
+        assert elsewhere.payer(code, NOW) == payer
+
+    def test_an_error_of_the_database_tells_no_handle(self, payers: Payers, url: str) -> None:
+        phone = Phone(payers)
+        execute(url, f"DROP TABLE {at(url, 'payers')}")
+        with pytest.raises(SQLAlchemyError) as failed:
+            payers.payer(phone.code(), NOW)
+        assert phone.told.handle not in str(failed.value)
+
+
+class TestGuesses:
+    def test_after_ten_wrong_codes_none_of_the_handle_is_looked_at_for_ten_minutes(
+        self, payers: Payers, opening: Opening
+    ) -> None:
+        phone, other = Phone(payers), Phone(payers)
+        wrong = phone.wrong()
+        for _ in range(10):
+            with pytest.raises(CodeUnknown):
+                payers.payer(next(wrong), NOW)
+        for one in (payers, opening()):  # a restart forgets nothing
+            for code in (next(wrong), phone.code()):
+                with pytest.raises(Throttled) as refused:
+                    one.payer(code, NOW + timedelta(seconds=60))
+                assert refused.value.facts == {"seconds": 540}
+            assert one.known(phone.code(), NOW) is None
+            assert one.payer(other.code(), NOW).resident == other.resident
+        later = NOW + timedelta(minutes=10)
+        assert payers.payer(phone.code(STEP + 10), later).resident == phone.resident
+        with pytest.raises(CodeUnknown):
+            opening().payer(next(wrong), later)
+        assert opening().payer(phone.code(STEP + 10), later).resident == phone.resident
+
+    def test_wrong_codes_at_several_processes_count_together(self, payers: Payers, opening: Opening) -> None:
+        phone, processes = Phone(payers), [payers, opening(), opening()]
+        told = [refused_by(processes[n % 3], code) for n, code in zip(range(30), phone.wrong(), strict=False)]
+        assert 10 <= told.count(CodeUnknown) <= 12, "each process may have been told of the last one too late"
+        assert set(told[12:]) == {Throttled}
+
+    def test_of_many_guesses_at_once_no_more_are_judged_than_one_by_one(self, payers: Payers) -> None:
+        phone = Phone(payers)
+        guesses = [code for code, _ in zip(phone.wrong(), range(60), strict=False)]
+        assert [type(found) for found in payers.payers(guesses[:30], NOW).values()].count(CodeUnknown) == 10
+        phone = Phone(payers)
+        guesses = [code for code, _ in zip(phone.wrong(), range(60), strict=False)]
+        with ThreadPoolExecutor(20) as threads:
+            told = list(threads.map(lambda code: refused_by(payers, code), guesses))
+        assert told.count(CodeUnknown) == 10
+
+    def test_right_old_and_unknown_codes_count_for_nothing_and_write_nothing(self, payers: Payers, url: str) -> None:
+        phone = Phone(payers)
+        before = stored(url, "payers")
+        for n in range(30):
+            assert payers.payer(phone.code(), NOW)
+            assert refused_by(payers, phone.code(STEP - 3)) is CodeExpired
+            assert refused_by(payers, codes.made(f"{n:09}", phone.told.secret, STEP)) is CodeUnknown
+        assert stored(url, "payers") == before
+
+    def test_a_new_secret_has_a_new_beginning(self, payers: Payers) -> None:
+        phone = Phone(payers)
+        for _, code in zip(range(10), phone.wrong(), strict=False):
+            assert refused_by(payers, code) is CodeUnknown
+        phone.told = payers.issue(phone.resident)
+        assert payers.payer(phone.code(), NOW).resident == phone.resident
+
+    @pytest.mark.parametrize("away", [-700, 700])
+    def test_a_clock_that_was_wrong_blocks_nobody_for_long(self, payers: Payers, away: int) -> None:
+        phone = Phone(payers)
+        for _, code in zip(range(10), phone.wrong(), strict=False):
+            assert refused_by(payers, code, NOW + timedelta(seconds=away)) is CodeUnknown
+        assert payers.payer(phone.code(), NOW).resident == phone.resident
+
+
+def refused_by(payers: Payers, code: str, now: datetime = NOW) -> type[Exception]:
+    try:
+        found = payers.payer(code, now)
+    except (CodeExpired, CodeUnknown, Throttled) as refusal:
+        return type(refusal)
+    raise AssertionError(found)
