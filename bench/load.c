@@ -2,6 +2,9 @@
  *
  *   load HOST PORT PATH KEY FILE CONNECTIONS SECONDS RATE
  *
+ * PATH - : each line is one or more whole requests, \x02 between them and \x01 for each line end, which one connection
+ * sends one after another, each when the one before was answered with 2xx. KEY is not used then.
+ *
  * RATE 0: each connection sends its next request when it has the answer to the last (closed loop). RATE n: requests
  * are due n a second, whatever the answers do, and latency counts from when a request was due, not from when a
  * connection was free to send it (open loop). One line of JSON: how many, how fast, which statuses, how late. */
@@ -25,6 +28,7 @@ struct connection {
     int socket, busy;
     double due;
     size_t got, out, sent;
+    const char *rest, *end; /* of a line of several requests */
     char answer[ANSWER_MOST], request[REQUEST_MOST];
 };
 
@@ -58,12 +62,34 @@ static void flush(struct connection *c) {
     }
 }
 
+/* The next of a line of several requests. */
+static void go_on(struct connection *c, double due) {
+    const char *stop = memchr(c->rest, 2, c->end - c->rest);
+    if (!stop) stop = c->end;
+    size_t length = stop - c->rest;
+    if (length > REQUEST_MOST) die("a request is too long");
+    for (size_t i = 0; i < length; i++) c->request[i] = c->rest[i] == 1 ? '\n' : c->rest[i];
+    c->rest = stop < c->end ? stop + 1 : 0;
+    c->out = length;
+    c->sent = c->got = 0;
+    c->busy = 1;
+    c->due = due;
+    flush(c);
+}
+
 /* 0 where no line is left. */
 static int start(struct connection *c, double due) {
     if (next_line >= end_of_lines) return 0;
     const char *stop = memchr(next_line, '\n', end_of_lines - next_line);
     if (!stop) stop = end_of_lines;
     size_t length = stop - next_line;
+    c->rest = 0;
+    if (path[0] == '-') {
+        c->rest = next_line, c->end = stop;
+        next_line = stop + 1;
+        go_on(c, due);
+        return 1;
+    }
     int head = snprintf(c->request, REQUEST_MOST,
                         "POST %s HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\n"
                         "Content-Type: application/json\r\nContent-Length: %zu\r\n\r\n", path, host, key, length);
@@ -96,7 +122,9 @@ static int took(struct connection *c) {
     char *told = strcasestr(c->answer, "\r\ncontent-length:");
     if (!told || told > body) die("an answer without Content-Length");
     if ((size_t)(body + 4 - c->answer) + strtoul(told + 17, 0, 10) > c->got) return 0;
-    by_status[atoi(c->answer + 9) % 600]++;
+    int status = atoi(c->answer + 9) % 600;
+    by_status[status]++;
+    if (status / 100 != 2) c->rest = 0;
     if (answered == room) latencies = realloc(latencies, sizeof(double) * (room = room ? room * 2 : 65536));
     latencies[answered++] = now() - c->due;
     c->busy = 0;
@@ -157,6 +185,10 @@ int main(int count, char **told) {
             int was = c->busy;
             if (took(c)) {
                 last = now();
+                if (c->rest) {
+                    go_on(c, now());
+                    continue;
+                }
                 running--;
                 if (rate == 0 && now() - began < seconds && left && (left = start(c, now()))) running++;
             } else if (was && !c->busy)

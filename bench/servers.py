@@ -180,9 +180,17 @@ def compiled(folder: Path) -> Path:
 
 
 def load(
-    binary: Path, port: int, file: Path, *, key: str = "none", connections: int, seconds: float, rate: int = 0
+    binary: Path,
+    port: int,
+    file: Path,
+    *,
+    key: str = "none",
+    path: str = "/v1/actions",
+    connections: int,
+    seconds: float,
+    rate: int = 0,
 ) -> Load:
     """Post the lines of a file, one a request; `rate` 0 sends as fast as answers come."""
-    words = ["127.0.0.1", str(port), "/v1/actions", key, str(file), str(connections), str(seconds), str(rate)]
+    words = ["127.0.0.1", str(port), path, key, str(file), str(connections), str(seconds), str(rate)]
     said = subprocess.run([binary, *words], check=True, capture_output=True).stdout
     return msgspec.json.decode(said, type=Load)
