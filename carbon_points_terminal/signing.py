@@ -1,0 +1,119 @@
+"""A terminal's key, and its signature on every request: RFC 9421 with Ed25519, in the one profile that is spoken here.
+
+The key is made on the terminal and never leaves it: what is sent is its public half, and a proof that the terminal has
+the other.
+"""
+
+import base64
+import hashlib
+import os
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+LABEL, TAG = "sig1", "carbon-points-terminal"
+LIVES = 60  # seconds from `created` to `expires`
+OTHERS = 0o077  # of a file's mode: what its owner alone must have
+
+
+class KeyUnusable(Exception):
+    """The key file is not there, not a key, or open to others. `code` is stable."""
+
+    code = "key-unusable"
+
+
+class Signer:
+    """Signs requests as one key. `nonce` gives text that never comes twice.
+
+    `ahead`: by how many seconds the platform's clock goes before this till's, as far as it was told.
+    """
+
+    def __init__(
+        self, key: Ed25519PrivateKey, key_id: str, clock: Callable[[], datetime], nonce: Callable[[], str]
+    ) -> None:
+        self._key, self._key_id, self._clock, self._nonce = key, key_id, clock, nonce
+        self.ahead = 0.0
+
+    def told_time(self, there: datetime) -> bool:
+        """What the platform's clock shows. True where this till's was so wrong that signatures were refused for it."""
+        ahead = there.timestamp() - self._clock().timestamp()
+        wrong = abs(ahead - self.ahead) > LIVES / 2
+        if wrong:
+            self.ahead = ahead
+        return wrong
+
+    def headers(self, method: str, url: str, key: str = "", body: bytes = b"") -> dict[str, str]:
+        """What stands in the head of a signed request. `url` is what is sent: scheme, host, path and query."""
+        covered = [("@method", method), ("@target-uri", url)]
+        headers: dict[str, str] = {}
+        if method == "POST":
+            headers = {"Content-Digest": f"sha-256=:{_base64(hashlib.sha256(body).digest())}:", "Idempotency-Key": key}
+            covered += [("content-digest", headers["Content-Digest"]), ("idempotency-key", key)]
+        created = int(self._clock().timestamp() + self.ahead)
+        names = " ".join(f'"{name}"' for name, _ in covered)
+        parameters = (
+            f'({names});created={created};expires={created + LIVES};nonce="{self._nonce()}"'
+            f';keyid="{self._key_id}";alg="ed25519";tag="{TAG}"'
+        )
+        lines = [f'"{name}": {value}' for name, value in covered]
+        base = "\n".join([*lines, f'"@signature-params": {parameters}'])
+        signature = _base64(self._key.sign(base.encode()))
+        return headers | {"Signature-Input": f"{LABEL}={parameters}", "Signature": f"{LABEL}=:{signature}:"}
+
+
+def new_key() -> Ed25519PrivateKey:
+    return Ed25519PrivateKey.generate()
+
+
+def public_text(key: Ed25519PrivateKey) -> str:
+    """The public half as it is sent: base64 of its 32 bytes."""
+    return _base64(key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw))
+
+
+def proof(key: Ed25519PrivateKey, *lines: str) -> str:
+    """That the terminal has the key: its signature on what it asks for."""
+    return _base64(key.sign("\n".join([*lines, public_text(key)]).encode()))
+
+
+# -- files that nobody else may read -----------------------------------------------------------------------------------
+
+
+def write_secret(path: Path, content: bytes) -> None:
+    """Write a file of mode 0600 that appears whole, and is on the disk when this returns."""
+    making = path.with_name(path.name + ".new")
+    making.unlink(missing_ok=True)
+    number = os.open(making, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(number, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    making.replace(path)
+
+
+def read_secret(path: Path) -> bytes:
+    """The content of such a file. Raises KeyUnusable where it is missing, or others may read it."""
+    try:
+        if os.name == "posix" and path.stat().st_mode & OTHERS:
+            raise KeyUnusable(f"others may read {path}: chmod 600, and activate the terminal anew if somebody has")
+        return path.read_bytes()
+    except OSError as error:
+        raise KeyUnusable(f"{path} cannot be read: {error}") from error
+
+
+def write_key(path: Path, key: Ed25519PrivateKey) -> None:
+    write_secret(path, base64.b64encode(key.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())) + b"\n")
+
+
+def read_key(path: Path) -> Ed25519PrivateKey:
+    """The key of a file that `write_key` wrote. Raises KeyUnusable."""
+    try:
+        return Ed25519PrivateKey.from_private_bytes(base64.b64decode(read_secret(path).strip(), validate=True))
+    except ValueError as error:
+        raise KeyUnusable(f"{path} is no key of a terminal: {error}") from error
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode()

@@ -1,0 +1,331 @@
+"""A terminal: it writes down what it is asked, sends it, and brings every call to its end. Decisions are in `course`.
+
+Two ways to drive it. A till calls `pay` and its like, which return when the cashier can be told something. Whoever has
+a clock and a network of their own calls `begin`, then `due`, `take` and `answered`: nothing here sleeps, asks the time
+or makes a number by itself. There are no threads.
+"""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+from msgspec import Struct
+
+from carbon_points_terminal import call as calls
+from carbon_points_terminal import course
+from carbon_points_terminal.call import (
+    HOLD_SECONDS,
+    Ask,
+    Call,
+    Capture,
+    Close,
+    FollowUp,
+    Line,
+    Reason,
+    Redemption,
+    Refund,
+    Sale,
+    Totals,
+    Void,
+)
+from carbon_points_terminal.course import Facts, Timing
+from carbon_points_terminal.journal import Journal
+from carbon_points_terminal.wire import Answer, Refused, Request, Silence, Transport, read
+
+TIMING = Timing()
+PATIENCE = 60  # seconds that a cashier waits for what follows a sale; it goes on without them
+
+
+class NotNow(Exception):
+    """The terminal itself does not begin this. Nothing was sent, nothing was written. `code` is stable."""
+
+    code = "not-now"
+
+    def __init__(self, message: str, reference: str = "") -> None:
+        super().__init__(message)
+        self.reference = reference
+
+
+class UnresolvedFirst(NotNow):
+    """A sale whose outcome is open, and whose reversal was not begun, comes first; or a batch is being closed."""
+
+    code = "unresolved-first"
+
+
+class SaleUnknown(NotNow):
+    """The journal has no sale of that reference."""
+
+    code = "sale-unknown"
+
+
+class SaleNotApproved(NotNow):
+    """Only what was approved is captured, voided or refunded."""
+
+    code = "sale-not-approved"
+
+
+class UseRefund(NotNow):
+    """Its batch is closed, or part of it was refunded: give points back by a refund."""
+
+    code = "use-refund"
+
+
+class Send(Struct, frozen=True):
+    """One request to carry. It is written down already."""
+
+    reference: str
+    attempt: int
+    request: Request
+
+
+class Difference(Struct, frozen=True):
+    """A line that one side has and the other has not."""
+
+    here: Line | None
+    there: Line | None
+
+
+class Terminal:
+    """One terminal of one merchant, on its journal.
+
+    `clock` gives a time with an offset, `ids` a new ULID or UUIDv7 as text, `sleep` waits for seconds. What an earlier
+    process left open is open again, and comes first.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        transport: Transport,
+        clock: Callable[[], datetime],
+        ids: Callable[[], str],
+        sleep: Callable[[float], None] | None = None,
+        timing: Timing = TIMING,
+    ) -> None:
+        self.journal, self.timing = journal, timing
+        self._transport, self._clock, self._ids, self._sleep = transport, clock, ids, sleep
+        self._open = {call.reference: call for call in journal.unresolved()}
+        for call in list(self._open.values()):
+            found = course.interrupted(call, self._facts(call))
+            if found != call:
+                self._keep(call, found, "interrupted")
+
+    # -- asking ------------------------------------------------------------------------------------------------------
+
+    def begin(self, ask: Ask) -> Call:
+        """Write down what is wanted. Nothing is sent yet. Raises a NotNow where the terminal must not begin it."""
+        self._may_begin(ask)
+        at = self._clock()
+        call = Call(
+            self._ids(),
+            reversal_key=self._ids(),
+            give_back_key=self._ids(),
+            stan=self.journal.stan(),
+            merchant=self.journal.merchant,
+            terminal=self.journal.terminal,
+            ask=ask,
+            made=at,
+            due=at,
+            redemption_id=ask.redemption_id if isinstance(ask, FollowUp) else "",
+        )
+        self._keep(None, call, "intent")
+        return call
+
+    def _may_begin(self, ask: Ask) -> None:
+        """The rule of the open question. A sale waits for every sale before it, until that one is done or its reversal
+        was sent at least once: from then on it can only come to nothing. A batch that is being closed stops all."""
+        for call in self._open.values():
+            if isinstance(call.ask, Close) or (call.blocking and isinstance(ask, Sale)):
+                raise UnresolvedFirst(f"{call.reference} is {call.state}: it comes first", call.reference)
+            if isinstance(ask, Close) and not call.exception:
+                raise UnresolvedFirst(f"{call.reference} is {call.state}: a batch is closed without", call.reference)
+        if isinstance(ask, FollowUp):
+            self._approved(ask.of)
+
+    def _approved(self, reference: str) -> Call:
+        sale = self.sale(reference)
+        if sale.outcome is None or sale.outcome.result != "approved":
+            raise SaleNotApproved(f"{reference} is {_standing(sale)}", reference)
+        return sale
+
+    def sale(self, reference: str) -> Call:
+        call = self.journal.find(reference)
+        if call is None or not isinstance(call.ask, Sale):
+            raise SaleUnknown(f"no sale {reference} in this terminal's journal", reference)
+        return call
+
+    def reverse(self, reference: str, reason: Reason = "customer-cancel") -> Call:
+        """Undo a sale, whatever became of it; begun, not finished. Raises SaleUnknown, UseRefund, SaleNotApproved."""
+        call = self._open.get(reference) or self.sale(reference)
+        if not isinstance(call.ask, Sale):
+            raise SaleUnknown(f"{reference} is no sale", reference)
+        if call.state == "REVERSING":
+            return call
+        if call.state == "DONE":
+            self._reversible(call)
+        if call.attempt == 0:
+            return self._keep(call, course.interrupted(call, self._facts(call)), "cancelled")
+        return self._keep(call, course.reversing(call, reason, self._facts(call)), "reversal begun")
+
+    def _reversible(self, call: Call) -> None:
+        if call.outcome is None or call.outcome.result != "approved":
+            raise SaleNotApproved(f"{call.reference} is {_standing(call)}", call.reference)
+        moves = [move for one in self.journal.following(call.reference) for move in one.moves]
+        if any(move.kind != "sale" or move.batch != self.journal.batch for move in moves):
+            raise UseRefund(f"{call.reference} is of a closed batch, or refunded in part", call.reference)
+
+    # -- driving: one request at a time ------------------------------------------------------------------------------
+
+    def unresolved(self) -> list[Call]:
+        """Every call whose outcome is open, in the order in which they were made."""
+        return list(self._open.values())
+
+    def due(self, reference: str = "") -> datetime | None:
+        """When `take` will have something to send: of any call, or of one. None: nothing waits."""
+        found = [call.due for call in self._candidates(reference) if call.due]
+        return min(found, default=None)
+
+    def take(self, reference: str = "") -> Send | None:
+        """The next request that is due, written down as sent. Whoever takes it must bring it to `answered`."""
+        at = self._clock()
+        ready = [call for call in self._candidates(reference) if call.due and call.due <= at]
+        if not ready:
+            return None
+        call = min(ready, key=lambda one: (one.exception, one.due, one.made, one.reference))
+        sent = self._keep(call, course.sending(call, self._facts(call)), f"send {call.step}")
+        return Send(sent.reference, sent.attempt, calls.request(sent))
+
+    def answered(self, send: Send, answer: Answer) -> Call:
+        """Take in an answer, or that there was none. One that comes after it was given up is told apart, and logged."""
+        call = self._open.get(send.reference)
+        if call is not None and call.in_flight and call.attempt == send.attempt:
+            return self._keep(call, course.answered(call, answer, self._facts(call)), "answer")
+        if call is not None:
+            counted = course.late(call, answer, self._facts(call))
+            if counted is not call:
+                return self._keep(call, counted, "late answer")
+        found = call or self.journal.find(send.reference)
+        assert found is not None, "an answer to what this terminal never sent"
+        self.journal.note(send.reference, "late answer ignored", course.told(answer), self._clock())
+        return found
+
+    def step(self, reference: str = "") -> Call | None:
+        """Send what is due and take in its answer. None where nothing is due."""
+        send = self.take(reference)
+        return self.answered(send, self._transport.send(send.request)) if send else None
+
+    def _candidates(self, reference: str) -> list[Call]:
+        open_ = self._open
+        found = [open_[reference]] if reference in open_ else [] if reference else list(open_.values())
+        return [call for call in found if not call.in_flight]
+
+    # -- driving: until a cashier can be told ------------------------------------------------------------------------
+
+    def settle(self, reference: str, patience: float = PATIENCE) -> Call:
+        """Bring a call as far as a cashier needs: to its end, or to a reversal that was begun and goes on by itself."""
+        until = self._clock() + timedelta(seconds=patience)
+        while call := self._open.get(reference):
+            if call.in_flight:
+                raise RuntimeError(f"{reference} was taken, and its answer is awaited elsewhere")
+            now = self._clock()
+            if (call.due or now) > now and _may_wait(call, impatient=now >= until):
+                return call
+            self._wait(call.due)
+            self.step(reference)
+        found = self.journal.find(reference)
+        assert found is not None, "what was begun is in the journal"
+        return found
+
+    def resolve(self, patience: float = PATIENCE) -> list[Call]:
+        """Bring whatever stands in the way of a new sale as far as it must be; then try once what else is due."""
+        settled = [self.settle(call.reference, patience) for call in self.unresolved() if call.blocking]
+        return settled + self.catch_up()
+
+    def catch_up(self) -> list[Call]:
+        """One try of everything that is due now, and no waiting."""
+        tried = [self.step(call.reference) for call in self._candidates("")]
+        return [call for call in tried if call]
+
+    def _wait(self, due: datetime | None) -> None:
+        if due and (seconds := (due - self._clock()).total_seconds()) > 0:
+            if self._sleep is None:
+                raise RuntimeError("a terminal without `sleep` is driven by take and answered")
+            self._sleep(seconds)
+
+    # -- the calls of a till -----------------------------------------------------------------------------------------
+
+    def pay(self, points: int, code: str = "", **more: Any) -> Call:
+        """Spend points of whoever shows the code. `resident`, `offer`, `items`: see `Sale`."""
+        return self.settle(self.begin(Sale(points, code, **more)).reference)
+
+    def authorise(self, points: int, code: str = "", *, hold_seconds: int = HOLD_SECONDS, **more: Any) -> Call:
+        """Set points aside, to be captured or voided."""
+        sale = Sale(points, code, capture=False, hold_seconds=hold_seconds, **more)
+        return self.settle(self.begin(sale).reference)
+
+    def capture(self, sale: str, points: int) -> Call:
+        return self.settle(self.begin(Capture(sale, self._approved(sale).redemption_id, points)).reference)
+
+    def void(self, sale: str) -> Call:
+        return self.settle(self.begin(Void(sale, self._approved(sale).redemption_id)).reference)
+
+    def refund(self, sale: str, points: int) -> Call:
+        return self.settle(self.begin(Refund(sale, self._approved(sale).redemption_id, points)).reference)
+
+    def cancel(self, sale: str, reason: Reason = "customer-cancel") -> Call:
+        """`reverse`, and settle it."""
+        return self.settle(self.reverse(sale, reason).reference)
+
+    def close_batch(self, totals: Totals | None = None) -> Call:
+        """Close the open batch by this journal's totals; or by those that somebody has compared and takes for right."""
+        batch = self.journal.batch
+        return self.settle(self.begin(Close(batch, totals or self.journal.totals(batch))).reference)
+
+    # -- asking without a change -------------------------------------------------------------------------------------
+
+    def query(self, sale: str) -> Redemption | Refused | Silence:
+        """How the platform shows a sale now. Changes nothing here."""
+        request = Request("GET", f"/v1/redemptions?reference={sale}")
+        answer = self._transport.send(request)
+        self.journal.note(sale, "query", course.told(answer), self._clock())
+        return read(answer, Redemption)
+
+    def offers(self) -> list[dict[str, Any]] | Refused | Silence:
+        """What can be had here, as the platform tells it."""
+        answer = self._transport.send(Request("GET", f"/v1/offers?merchant={self.journal.merchant}"))
+        said = read(answer, dict[str, Any])
+        return said.get("data", []) if isinstance(said, dict) else said
+
+    # -- writing down ------------------------------------------------------------------------------------------------
+
+    def _facts(self, call: Call) -> Facts:
+        return Facts(self._clock(), self.journal.batch, self.timing, self.journal.counted(call.sale))
+
+    def _keep(self, before: Call | None, call: Call, what: str) -> Call:
+        """On disk first, then in memory: what a caller sees was written."""
+        self.journal.keep(call, what, self._clock(), moved=len(before.moves) if before else 0)
+        if call.state == "DONE":
+            self._open.pop(call.reference, None)
+        else:
+            self._open[call.reference] = call
+        return call
+
+
+def differences(here: list[Line], there: tuple[Line, ...] | list[Line]) -> list[Difference]:
+    """The lines that are not on both sides. The same line twice on one side wants it twice on the other."""
+    left = list(there)
+    found: list[Difference] = []
+    for line in here:
+        if line in left:
+            left.remove(line)
+        else:
+            found.append(Difference(line, None))
+    return found + [Difference(None, line) for line in left]
+
+
+def _standing(call: Call) -> str:
+    return call.outcome.result if call.outcome else call.state
+
+
+def _may_wait(call: Call, *, impatient: bool) -> bool:
+    """A cashier need not stand by: the next customer may come, and the rest goes on by itself."""
+    return not call.blocking if isinstance(call.ask, Sale) else impatient
