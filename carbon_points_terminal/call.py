@@ -113,9 +113,9 @@ class Refunded(Struct, frozen=True):
 
     refund_id: str
     redemption_id: str
-    status: str
     points: int
     amount_fen: int
+    status: str = ""
 
 
 class Reversed(Struct, frozen=True):
@@ -125,16 +125,17 @@ class Reversed(Struct, frozen=True):
     status: str
     action: Literal["none", "released", "refunded"]
     points: int = 0
-    amount_fen: int | None = None
+    amount_fen: int = 0
 
 
 class Line(Struct, frozen=True, rename={"fen": "amount_fen"}):
-    """One movement of a batch."""
+    """What one redemption moved in a batch, by kind; `count` times, of so many points and fen in all."""
 
     redemption_id: str
     kind: str
     points: int
     fen: int
+    count: int = 1
 
 
 class Closed(Struct, frozen=True):
@@ -176,7 +177,8 @@ class Call(Struct, frozen=True, omit_defaults=True):
     """`due`: when `step` is to be sent. `attempt` numbers the call's requests; `in_flight`: the last of them is out.
 
     `begun`: the first sending of the ask; the 15 s before a reversal count from there. `unanswered`: a sending of the
-    ask went without an answer, so a copy of it may be anywhere. `interrupted`: the till stopped meanwhile.
+    ask went without an answer, so a copy of it may be anywhere. `interrupted`: the till stopped meanwhile. `points`:
+    what a sale is for; with an offer, as soon as the platform has told its price.
     """
 
     reference: str
@@ -203,6 +205,7 @@ class Call(Struct, frozen=True, omit_defaults=True):
     reason: Reason = "timeout"
     giving_back: bool = False
     redemption_id: str = ""
+    points: int = 0
     back: int = 0
     outcome: Outcome | None = None
     moves: tuple[Move, ...] = ()
@@ -271,7 +274,7 @@ def _reversal(call: Call) -> dict[str, object]:
     assert isinstance(call.ask, Sale), "only a sale is reversed"
     return {
         "reference": call.reference,
-        "points": call.ask.points,
+        "points": call.points,
         "reason": call.reason,
         "repeat": call.reversals > 1,  # the first was counted when it was sent
     }

@@ -35,7 +35,7 @@ from carbon_points_terminal.call import (
     Sale,
     Void,
 )
-from carbon_points_terminal.wire import Answer, NoAnswer, Refused, Silence, read
+from carbon_points_terminal.wire import Answer, NoAnswer, Problem, Refused, Silence, read
 
 APPROVED = frozenset({"held", "captured", "partially_refunded", "refunded"})
 SPENT = frozenset({"captured", "partially_refunded", "refunded"})
@@ -212,7 +212,7 @@ def _shown(call: Call, shown: Redemption, facts: Facts) -> Call:
     assert isinstance(sale, Sale)
     if wrong := _wrong(call, shown):
         return reversing(replace(call, last=wrong), "mismatch", facts)
-    call = replace(call, redemption_id=shown.redemption_id)
+    call = replace(call, redemption_id=shown.redemption_id, points=shown.points or call.points)
     if shown.status in OVER:
         return _done(call, _outcome("declined", shown, call.refused or shown.status))
     if shown.status in SPENT or (shown.status == "held" and not sale.capture):
@@ -268,10 +268,12 @@ def _sold(shown: Redemption) -> Outcome:
 
 def _of_reversal(call: Call, answer: Answer, facts: Facts) -> Call:
     match read(answer, Reversed):
-        case Reversed(action="refunded"):
-            return replace(call, step="look", due=facts.at, giving_back=False)
         case Reversed() as said:
             call = replace(call, redemption_id=said.redemption_id)
+            if said.action == "refunded":
+                call = _moved(call, "reversal", said.points, said.amount_fen, facts)
+                if not facts.counted and not any(move.kind == "sale" for move in call.moves):
+                    return replace(call, step="look", due=facts.at, giving_back=False)
             return _done(call, Outcome("reversed", call.reason, said.status, said.redemption_id))
         case Refused(problem=problem) if problem.code == "use-refund" or problem.facts.get("current_state") in SPENT:
             return replace(call, step="look", due=facts.at, giving_back=True)
@@ -279,12 +281,20 @@ def _of_reversal(call: Call, answer: Answer, facts: Facts) -> Call:
             return _done(
                 call, Outcome("reversed", call.reason, str(problem.facts["current_state"]), call.redemption_id)
             )
+        case Refused(problem=problem) if problem.code == "reversal-mismatch" and _priced(call, problem):
+            return replace(call, points=problem.facts["points"], due=facts.at)
         case Refused() | Silence() as said:
             return _later(call, facts, said.wait)
 
 
+def _priced(call: Call, problem: Problem) -> bool:
+    """The platform tells the price of an offer, which the till had never seen answered."""
+    told = problem.facts.get("points")
+    return isinstance(call.ask, Sale) and bool(call.ask.offer) and isinstance(told, int) and told != call.points
+
+
 def _of_look(call: Call, answer: Answer, facts: Facts) -> Call:
-    """How it stands after the reversal: what was spent and came back; or what is still to be given back by a refund."""
+    """How it stands after the reversal: what had been spent; or what is still to be given back, by a refund."""
     said = read(answer, Redemption)
     if not isinstance(said, Redemption):
         return _later(call, facts, said.wait)
@@ -294,9 +304,8 @@ def _of_look(call: Call, answer: Answer, facts: Facts) -> Call:
         return replace(call, step="give-back", due=facts.at, back=said.captured_points - said.refunded_points)
     if call.giving_back and said.status not in OVER | {"refunded", "none"}:
         return _later(call, facts, None)
-    if said.status == "reversed" and said.captured_points:
+    if said.captured_points:
         call = _moved(call, "sale", said.captured_points, said.captured_fen, facts)
-        call = _moved(call, "reversal", said.captured_points, said.captured_fen, facts)
     return _done(call, _outcome("reversed", said, call.reason))
 
 

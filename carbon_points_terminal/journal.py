@@ -214,7 +214,10 @@ class Journal:
         return Totals(sums.get("sale", Sum()), sums.get("refund", Sum()), sums.get("reversal", Sum()))
 
     def lines(self, batch: int) -> list[Line]:
-        sql = "SELECT redemption_id, kind, points, fen FROM moves WHERE batch = ? ORDER BY rowid"
+        sql = (
+            "SELECT redemption_id, kind, sum(points), sum(fen), count(*) FROM moves WHERE batch = ?"
+            " GROUP BY redemption_id, kind ORDER BY min(rowid)"
+        )
         return [Line(*row) for row in self._connection.execute(sql, (batch,))]
 
     def log(self, reference: str = "") -> list[Noted]:

@@ -5,7 +5,7 @@ a clock and a network of their own calls `begin`, then `due`, `take` and `answer
 or makes a number by itself. There are no threads.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -33,6 +33,7 @@ from carbon_points_terminal.journal import Journal
 from carbon_points_terminal.wire import Answer, Refused, Request, Silence, Transport, read
 
 TIMING = Timing()
+COUNTED = {"sale", "refund", "reversal"}  # kinds of lines that totals count
 PATIENCE = 60  # seconds that a cashier waits for what follows a sale; it goes on without them
 
 
@@ -65,7 +66,7 @@ class SaleNotApproved(NotNow):
 
 
 class UseRefund(NotNow):
-    """Its batch is closed, or part of it was refunded: give points back by a refund."""
+    """Its batch is closed: give points back by a refund."""
 
     code = "use-refund"
 
@@ -79,7 +80,7 @@ class Send(Struct, frozen=True):
 
 
 class Difference(Struct, frozen=True):
-    """A line that one side has and the other has not."""
+    """A line that only one side has, or that is not the same on both."""
 
     here: Line | None
     there: Line | None
@@ -125,6 +126,7 @@ class Terminal:
             ask=ask,
             made=at,
             due=at,
+            points=ask.points if isinstance(ask, Sale) else 0,
             redemption_id=ask.redemption_id if isinstance(ask, FollowUp) else "",
         )
         self._keep(None, call, "intent")
@@ -170,8 +172,8 @@ class Terminal:
         if call.outcome is None or call.outcome.result != "approved":
             raise SaleNotApproved(f"{call.reference} is {_standing(call)}", call.reference)
         moves = [move for one in self.journal.following(call.reference) for move in one.moves]
-        if any(move.kind != "sale" or move.batch != self.journal.batch for move in moves):
-            raise UseRefund(f"{call.reference} is of a closed batch, or refunded in part", call.reference)
+        if any(move.batch != self.journal.batch for move in moves):
+            raise UseRefund(f"{call.reference} is of a batch that is closed", call.reference)
 
     # -- driving: one request at a time ------------------------------------------------------------------------------
 
@@ -310,16 +312,20 @@ class Terminal:
         return call
 
 
-def differences(here: list[Line], there: tuple[Line, ...] | list[Line]) -> list[Difference]:
-    """The lines that are not on both sides. The same line twice on one side wants it twice on the other."""
-    left = list(there)
-    found: list[Difference] = []
-    for line in here:
-        if line in left:
-            left.remove(line)
-        else:
-            found.append(Difference(line, None))
-    return found + [Difference(None, line) for line in left]
+def differences(here: Iterable[Line], there: Iterable[Line]) -> list[Difference]:
+    """The lines in which two sides differ, by redemption and kind; a side may tell one kind in several lines."""
+    ours, theirs = _by_kind(here), _by_kind(there)
+    names = list(dict.fromkeys([*ours, *theirs]))
+    return [Difference(ours.get(name), theirs.get(name)) for name in names if ours.get(name) != theirs.get(name)]
+
+
+def _by_kind(lines: Iterable[Line]) -> dict[tuple[str, str], Line]:
+    found: dict[tuple[str, str], Line] = {}
+    for line in (line for line in lines if line.kind in COUNTED):
+        name = line.redemption_id, line.kind
+        had = found.get(name, Line(*name, 0, 0, 0))
+        found[name] = Line(*name, had.points + line.points, had.fen + line.fen, had.count + line.count)
+    return found
 
 
 def _standing(call: Call) -> str:

@@ -160,7 +160,6 @@ class Platform:
         self.refunds[key] = {
             "refund_id": f"rfd_{key}",
             "redemption_id": f"rdm_{sale['reference']}",
-            "status": sale["status"],
             "points": body["points"],
             "amount_fen": body["points"] * FEN,
         }
@@ -175,20 +174,20 @@ class Platform:
         reference = body["reference"]
         sale = self.sales.get(reference) or self._new(reference, 0, "none")
         match sale["status"]:
-            case "none" | "declined":
-                sale |= {"status": "reversed", "action": "none"}
+            case "none" | "declined" | "voided" | "refunded":
+                sale["status"] = "reversed" if sale["status"] == "none" else sale["status"]
             case "held" | "confirming":
                 self.points += sale["points"]
                 sale |= {"status": "reversed", "action": "released"}
-            case "captured" if any(line[1] == f"rdm_{reference}" and line[0] == self.batch for line in self.lines):
-                self._back(sale, sale["captured"], "reversal")
-                sale |= {"status": "reversed", "action": "refunded"}
-            case "captured" | "partially_refunded" | "refunded":
-                return problem(409, "use-refund")
-            case "voided":
-                return problem(409, "redemption-not-held", current_state="voided")
-        told = {"redemption_id": f"rdm_{reference}", "status": "reversed", "action": sale["action"]}
-        return shown(201, told | {"points": sale["points"]})
+            case "captured" | "partially_refunded":
+                if not any(line[:3] == (self.batch, f"rdm_{reference}", "sale") for line in self.lines):
+                    return problem(409, "use-refund")
+                back = sale["captured"] - sale["refunded"]
+                self._back(sale, back, "reversal")
+                sale |= {"status": "reversed", "action": "refunded", "back": back}
+        told = {"redemption_id": f"rdm_{reference}", "status": "reversed", "action": sale.get("action", "none")}
+        back = sale.get("back", 0)
+        return shown(201, told | {"points": back, "amount_fen": back * FEN})
 
     def _show(self, reference: str) -> Response:
         none = {"reference": reference, "points": 0, "status": "none", "captured": 0, "refunded": 0}

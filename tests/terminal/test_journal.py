@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from carbon_points_terminal import Journal, NoAnswer, Sale, Terminal
+from carbon_points_terminal import Journal, NoAnswer, Terminal
 from carbon_points_terminal.call import request
 from carbon_points_terminal.journal import JournalDamaged, JournalForeign, JournalInUse, JournalMissing
 from tests.conftest import PROJECT
