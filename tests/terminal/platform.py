@@ -1,7 +1,7 @@
 """A slow model of what the platform promises a terminal, and a network between the two that does what networks do.
 
-The real platform is in `test_with_the_server.py`. The model is here because it can be asked what is true, at any moment
-and under a clock of the test's own.
+The real platform is in `tests/api/test_reference_terminal.py`. The model can be asked what is true at any moment, under
+a clock of the test's own, thousands of times in a minute.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,0 +1,196 @@
+"""The terminal and the real server: what the model promises, the platform keeps."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from itertools import cycle
+from typing import Any
+
+import pytest
+
+from carbon_points_terminal import Answer, Call, Journal, NoAnswer, OverHttp, Request, Terminal
+from carbon_points_terminal.ids import new_reference
+from tests.api.city import City
+from tests.terminal.platform import Time
+
+
+class Lossy:
+    """The real transport, of which some requests and some answers are lost."""
+
+    def __init__(self, over: OverHttp, time: Time) -> None:
+        self.over, self.time = over, time
+        self.faults: Iterator[str] = iter(())
+        self.late: list[Request] = []
+
+    def send(self, request: Request) -> Answer:
+        match next(self.faults, "ok"):
+            case "ok":
+                return self.over.send(request)
+            case "twice":
+                self.over.send(request)
+                return self.over.send(request)
+            case "answer-lost":
+                self.over.send(request)
+            case "late":
+                self.late.append(request)
+        self.time.pass_(10)
+        return NoAnswer("nothing came in time")
+
+
+class Till:
+    """A terminal of the city's shop, that waits for nobody."""
+
+    def __init__(self, city: City) -> None:
+        self.city, self.time = city, Time()
+        over = OverHttp(str(city.http.base_url), city.keys["terminal"], client=city.http)
+        self.network = Lossy(over, self.time)
+        self.journal = Journal.in_memory("shop", "t1")
+        self.terminal = Terminal(self.journal, self.network, self.time, new_reference, self.time.pass_)
+
+    def status(self, call: Call) -> str:
+        answer = self.city.get("/v1/redemptions", by="terminal", reference=call.reference)
+        return self.city.done(answer)["status"]
+
+    def left(self, resident: str) -> int:
+        return self.city.balance(resident)["points_available"]
+
+    def finish(self) -> None:
+        self.network.faults = iter(())
+        while due := self.terminal.due():
+            self.time.pass_(max((due - self.time.at).total_seconds(), 0))
+            self.terminal.step()
+
+
+@pytest.fixture
+def till(city: City) -> Till:
+    return Till(city)
+
+
+def test_pay_authorise_capture_void_and_refund(till: Till, city: City) -> None:
+    resident = city.resident(points=1000)
+    paid = till.terminal.pay(100, resident=resident)
+    assert paid.outcome
+    assert (paid.outcome.result, paid.outcome.points, paid.outcome.fen) == ("approved", 100, 200)
+    held = till.terminal.authorise(100, resident=resident)
+    captured = till.terminal.capture(held.reference, 60)
+    assert captured.outcome
+    assert (captured.outcome.result, captured.outcome.points, captured.outcome.fen) == ("approved", 60, 120)
+    refunded = till.terminal.refund(held.reference, 10)
+    assert refunded.outcome
+    assert (refunded.outcome.result, refunded.outcome.points, refunded.outcome.fen) == ("approved", 10, 20)
+    voided = till.terminal.void(till.terminal.authorise(100, resident=resident).reference)
+    assert voided.outcome
+    assert (voided.outcome.result, voided.outcome.status) == ("approved", "voided")
+    assert till.left(resident) == 1000 - 100 - 60 + 10
+    totals = till.journal.totals(1)
+    assert (totals.sales.points, totals.sales.fen, totals.refunds.points) == (160, 320, 10)
+
+
+def test_a_refusal_carries_the_servers_code_and_is_final(till: Till, city: City) -> None:
+    resident = city.resident(points=100)
+    refused = till.terminal.pay(500, resident=resident)
+    assert refused.outcome
+    assert (refused.outcome.result, refused.outcome.code) == ("declined", "insufficient-points")
+    assert till.status(refused) == "declined"
+    held = till.terminal.authorise(100, resident=resident)
+    till.terminal.void(held.reference)
+    late = till.terminal.capture(held.reference, 100)
+    assert late.outcome
+    assert (late.outcome.code, late.outcome.status) == ("redemption-not-held", "voided")
+
+
+def test_a_lost_answer_is_found_by_the_reference(till: Till, city: City) -> None:
+    resident = city.resident(points=1000)
+    till.network.faults = iter(["answer-lost"])
+    paid = till.terminal.pay(100, resident=resident)
+    assert paid.outcome
+    assert paid.outcome.result == "approved"
+    till.network.faults = iter(["lost"])
+    paid = till.terminal.pay(100, resident=resident)
+    assert paid.outcome
+    assert paid.outcome.result == "approved"
+    assert till.left(resident) == 800
+
+
+@pytest.mark.parametrize("faults", [["answer-lost", *["lost"] * 3], ["late", *["lost"] * 3], ["lost", *["lost"] * 3]])
+@pytest.mark.parametrize("do", ["pay", "authorise"])
+def test_what_stays_unknown_is_reversed_and_never_happens(till: Till, city: City, do: str, faults: list[str]) -> None:
+    resident = city.resident(points=1000)
+    till.network.faults = iter(faults)
+    call = getattr(till.terminal, do)(100, resident=resident)
+    assert call.state == "REVERSING"
+    till.finish()
+    for request in till.network.late:  # the sale itself comes at last
+        till.network.over.send(request)
+    call = till.terminal.sale(call.reference)
+    assert call.outcome
+    assert (call.outcome.result, till.status(call)) == ("reversed", "reversed")
+    assert till.left(resident) == 1000
+    totals = till.journal.totals(1)
+    assert totals.sales == totals.reversals, "both rows, or none"
+    assert totals.sales.count == (faults[0] == "answer-lost" and do == "pay")
+
+
+def test_a_customer_who_changes_their_mind_gets_all_of_it_back(till: Till, city: City) -> None:
+    resident = city.resident(points=1000)
+    held = till.terminal.authorise(100, resident=resident)
+    till.terminal.capture(held.reference, 60)
+    till.terminal.refund(held.reference, 10)
+    told = till.terminal.cancel(held.reference)
+    assert told.outcome
+    assert told.outcome.result == "reversed"
+    assert till.left(resident) == 1000
+    totals = till.journal.totals(1)
+    assert (totals.sales.points, totals.refunds.points, totals.reversals.points) == (60, 10, 50)
+
+
+def test_every_call_repeated_and_lost_in_turn_moves_what_it_says_once(till: Till, city: City) -> None:
+    resident = city.resident(points=1000)
+    till.network.faults = cycle(["twice", "answer-lost", "ok", "twice", "lost"])
+    spent = 0
+    for points in (10, 20, 30, 40):
+        till.terminal.resolve()
+        held = till.terminal.authorise(points, resident=resident)
+        if held.outcome and held.outcome.result == "approved":
+            captured = till.terminal.capture(held.reference, points - 5)
+            refunded = till.terminal.refund(held.reference, 3)
+            assert captured.outcome
+            assert refunded.outcome
+            spent += captured.outcome.points - refunded.outcome.points
+    till.finish()
+    assert spent > 0
+    assert till.left(resident) == 1000 - spent
+    totals = till.journal.totals(1)
+    assert totals.sales.points - totals.refunds.points - totals.reversals.points == spent
+
+
+def test_a_hold_that_ran_out_cannot_be_captured(own_city: City, time: Any) -> None:
+    till, resident = Till(own_city), own_city.resident(points=1000)
+    held = till.terminal.authorise(100, resident=resident, hold_seconds=30)
+    time.move(timedelta(seconds=31))
+    told = till.terminal.capture(held.reference, 100)
+    assert told.outcome
+    assert (told.outcome.result, told.outcome.code) == ("declined", "hold-expired")
+
+
+def test_over_a_real_socket_nothing_is_different(served_city: City) -> None:
+    till, resident = Till(served_city), served_city.resident(points=1000)
+    with OverHttp(str(served_city.http.base_url), served_city.keys["terminal"]) as over:
+        till.network.over = over
+        paid = till.terminal.pay(100, resident=resident)
+        assert paid.outcome
+        assert paid.outcome.result == "approved"
+        shown = till.terminal.query(paid.reference)
+        assert getattr(shown, "status", "") == "captured"
+        told = till.terminal.cancel(paid.reference)
+        assert told.outcome
+        assert told.outcome.result == "reversed"
+    assert till.left(resident) == 1000
+
+
+def test_a_key_that_is_none_declines_at_the_door(city: City) -> None:
+    till, resident = Till(city), city.resident(points=1000)
+    till.network.over = OverHttp(str(city.http.base_url), "cp_live_nobody", client=city.http)
+    told = till.terminal.pay(100, resident=resident)
+    assert told.outcome
+    assert (told.outcome.result, told.outcome.code) == ("declined", "unauthenticated")
+    assert till.left(resident) == 1000
