@@ -5,11 +5,12 @@ from datetime import timedelta
 from itertools import cycle
 from typing import Any
 
+import msgspec
 import pytest
 
 from carbon_points_terminal import Answer, Call, Journal, NoAnswer, OverHttp, Request, Terminal
 from carbon_points_terminal.ids import new_reference
-from tests.api.city import City
+from tests.api.city import City, wait_for
 from tests.terminal.platform import Time
 
 
@@ -161,6 +162,27 @@ def test_every_call_repeated_and_lost_in_turn_moves_what_it_says_once(till: Till
     assert till.left(resident) == 1000 - spent
     totals = till.journal.totals(1)
     assert totals.sales.points - totals.refunds.points - totals.reversals.points == spent
+
+
+def test_both_sides_count_the_same_in_the_batch(own_city: City) -> None:
+    till, resident = Till(own_city), own_city.resident(points=1000)
+    till.network.faults = cycle(["ok", "ok", "answer-lost", "twice", "ok", "lost", "lost"])
+    for points in range(10, 50, 10):
+        till.terminal.resolve()
+        call = till.terminal.pay(points, resident=resident)
+        if call.outcome and call.outcome.result == "approved":
+            till.terminal.refund(call.reference, points // 2)
+            if points % 20:
+                till.terminal.cancel(call.reference)
+    till.finish()
+    here = msgspec.to_builtins(till.journal.totals(1))
+    assert all(here[kind]["count"] for kind in ("sales", "refunds", "reversals")), here
+
+    def there() -> Any:
+        tills = own_city.installation.journal.state("merchant/shop", [("tills", "t1")]).tills
+        return {kind: msgspec.to_builtins(getattr(tills["t1"], kind)) for kind in ("sales", "refunds", "reversals")}
+
+    wait_for(lambda: there() == here, 5)
 
 
 def test_a_hold_that_ran_out_cannot_be_captured(own_city: City, time: Any) -> None:

@@ -134,8 +134,8 @@ class Platform:
         if sale["status"] == "held":
             self._take(sale, body["points"])
             return shown(201, self._redemption(sale))
-        if sale["captured"] == body["points"] and sale["status"] != "reversed":
-            return shown(200, self._redemption(sale))
+        if sale["captured"] == body["points"]:  # the same answer, whatever came later
+            return shown(200, self._redemption(sale | {"status": "captured", "refunded": 0}))
         return problem(409, "redemption-not-held", current_state=sale["status"])
 
     def _void(self, sale: dict[str, Any], key: str, body: dict[str, Any]) -> Response:
@@ -226,6 +226,7 @@ FAULTS = (
     "failed",
     "failed-after",
     "portal",
+    "proxy",
     "garbled",
 )
 
@@ -264,6 +265,8 @@ class Network:
                 return problem(500, "internal", "same-key")
             case "portal":
                 return Response(200, b"<html>Welcome to the station's network</html>", {"content-type": "text/html"})
+            case "proxy":
+                return Response(404, b"<html>Not here</html>", {"content-type": "text/html"})
             case "garbled":
                 self.platform.hear(request)
                 return Response(200, b'{"redemption_id": "rdm', {"content-type": "application/json"})

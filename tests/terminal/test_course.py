@@ -143,7 +143,7 @@ def test_a_platform_that_is_busy_is_asked_again_with_the_same_key_when_it_says()
     assert till.seconds() == pytest.approx(0.2 * 3 + 1 * 2)
 
 
-@pytest.mark.parametrize("fault", ["failed", "portal", "garbled", "failed-after"])
+@pytest.mark.parametrize("fault", ["failed", "portal", "proxy", "garbled", "failed-after"])
 def test_what_is_no_answer_of_the_platform_is_no_answer(fault: str) -> None:
     till = Till(fault)
     paid = till.terminal.pay(100, CODE)
@@ -235,6 +235,21 @@ def test_an_approval_that_comes_after_the_reversal_was_begun_is_ignored_and_logg
     assert till.platform.points == 1000
 
 
+def test_an_answer_to_an_earlier_request_is_not_taken_for_that_to_the_one_that_is_out() -> None:
+    till = Till("lost")
+    till.terminal.begin(Sale(100, CODE))
+    first = till.terminal.take()
+    assert first is not None
+    till.terminal.answered(first, till.network.send(first.request))
+    till.time.pass_(5)
+    query = till.terminal.take()
+    assert query is not None
+    till.terminal.answered(first, problem(404, "not-found"))
+    assert till.terminal.unresolved()[0].in_flight, "the query is still out"
+    told = till.terminal.answered(query, till.network.send(query.request))
+    assert (told.state, told.step) == ("SENT", "ask"), "it never arrived: the same again"
+
+
 def test_an_approval_that_comes_late_while_the_question_is_open_ends_it() -> None:
     till = Till("lost")
     sale = till.terminal.begin(Sale(100, CODE))
@@ -246,6 +261,19 @@ def test_an_approval_that_comes_late_while_the_question_is_open_ends_it() -> Non
     assert told.reference == sale.reference
     assert told.outcome
     assert told.outcome.result == "approved"
+
+
+def test_a_till_that_was_switched_off_does_not_sell_to_a_customer_who_has_left() -> None:
+    till = Till("busy")
+    sale = till.terminal.begin(Sale(100, CODE))
+    till.terminal.step()
+    till.restarted()
+    till.terminal.resolve()
+    till.finish()
+    told = till.terminal.sale(sale.reference)
+    assert told.outcome
+    assert told.outcome.result == "reversed"
+    assert till.posted() == ["GET redemptions", "POST redemptions/reversal"]
 
 
 # -- after a sale ----------------------------------------------------------------------------------------------------
@@ -308,6 +336,18 @@ def test_a_customer_who_changes_their_mind_gets_all_of_it_back() -> None:
     assert till.platform.points == 1000
     with pytest.raises(SaleNotApproved):
         till.terminal.refund(sale.reference, 1)
+
+
+def test_a_sale_that_is_undone_while_its_capture_is_open_is_counted_once_on_each_side() -> None:
+    till = Till()
+    held = till.terminal.authorise(100, CODE)
+    till.network.faults = iter(["answer-lost", *["lost"] * 3])
+    assert till.terminal.capture(held.reference, 60).state == "UNKNOWN"
+    till.network.faults = iter(())
+    till.terminal.cancel(held.reference)
+    till.finish()
+    assert till.platform.points == 1000
+    assert msgspec.to_builtins(till.journal.totals(1)) == till.platform.totals(1)
 
 
 def test_a_sale_of_a_closed_batch_is_refunded_and_not_reversed() -> None:

@@ -83,7 +83,8 @@ def test_a_journal_is_synchronised_with_the_disk_at_every_commit(path: Path) -> 
 def test_a_payment_code_is_not_in_the_file_when_the_call_is_done(path: Path) -> None:
     Journal.create(path, "shop", "t1").close()
     terminal, _, _ = on_disk(path, Platform())
-    terminal.pay(100, CODE)
+    for points in (*range(1, 30), 5000):
+        terminal.pay(points, CODE)
     terminal.journal.close()
     assert CODE.encode() not in path.read_bytes()
     assert not path.with_name(path.name + "-wal").exists()
