@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from carbon_points import codes
 from carbon_points_terminal import Answer, Call, Journal, NoAnswer, OverHttp, Request, Terminal
 from carbon_points_terminal.ids import new_reference
 from tests.api.city import City, wait_for
@@ -54,6 +55,11 @@ class Till:
     def left(self, resident: str) -> int:
         return self.city.balance(resident)["points_available"]
 
+    def code(self, resident: str) -> str:
+        """What the resident's phone shows: a new one each time, whatever the minute."""
+        made = self.city.installation.directory.payers.issue(resident)
+        return codes.made(made.handle, made.secret, codes.step_at(self.city.installation.clock()))
+
     def finish(self) -> None:
         self.network.faults = iter(())
         while due := self.terminal.due():
@@ -68,17 +74,17 @@ def till(city: City) -> Till:
 
 def test_pay_authorise_capture_void_and_refund(till: Till, city: City) -> None:
     resident = city.resident(points=1000)
-    paid = till.terminal.pay(100, resident=resident)
+    paid = till.terminal.pay(100, till.code(resident))
     assert paid.outcome
     assert (paid.outcome.result, paid.outcome.points, paid.outcome.fen) == ("approved", 100, 200)
-    held = till.terminal.authorise(100, resident=resident)
+    held = till.terminal.authorise(100, till.code(resident))
     captured = till.terminal.capture(held.reference, 60)
     assert captured.outcome
     assert (captured.outcome.result, captured.outcome.points, captured.outcome.fen) == ("approved", 60, 120)
     refunded = till.terminal.refund(held.reference, 10)
     assert refunded.outcome
     assert (refunded.outcome.result, refunded.outcome.points, refunded.outcome.fen) == ("approved", 10, 20)
-    voided = till.terminal.void(till.terminal.authorise(100, resident=resident).reference)
+    voided = till.terminal.void(till.terminal.authorise(100, till.code(resident)).reference)
     assert voided.outcome
     assert (voided.outcome.result, voided.outcome.status) == ("approved", "voided")
     assert till.left(resident) == 1000 - 100 - 60 + 10
@@ -88,25 +94,46 @@ def test_pay_authorise_capture_void_and_refund(till: Till, city: City) -> None:
 
 def test_a_refusal_carries_the_servers_code_and_is_final(till: Till, city: City) -> None:
     resident = city.resident(points=100)
-    refused = till.terminal.pay(500, resident=resident)
+    refused = till.terminal.pay(500, till.code(resident))
     assert refused.outcome
     assert (refused.outcome.result, refused.outcome.code) == ("declined", "insufficient-points")
     assert till.status(refused) == "declined"
-    held = till.terminal.authorise(100, resident=resident)
+    held = till.terminal.authorise(100, till.code(resident))
     till.terminal.void(held.reference)
     late = till.terminal.capture(held.reference, 100)
     assert late.outcome
     assert (late.outcome.code, late.outcome.status) == ("redemption-not-held", "voided")
 
 
+def test_a_code_that_was_used_or_is_none_is_told(till: Till, city: City) -> None:
+    resident = city.resident(points=1000)
+    code = till.code(resident)
+    till.terminal.pay(100, code)
+    for shown, told in ((code, "code-used"), ("801234567890123456", "code-malformed"), ("hello", "code-malformed")):
+        refused = till.terminal.pay(100, shown)
+        assert refused.outcome
+        assert (refused.outcome.result, refused.outcome.code) == ("declined", told)
+    assert till.left(resident) == 900
+
+
+def test_a_frozen_account_is_asked_for_once_more_and_declined(till: Till, city: City) -> None:
+    resident = city.resident(points=1000)
+    code = till.code(resident)
+    city.done(city.post(f"/v1/residents/{resident}/freeze", {"frozen": True, "reason": "test"}))
+    refused = till.terminal.pay(100, code)
+    assert refused.outcome
+    assert (refused.outcome.result, refused.outcome.code) == ("declined", "account-frozen")
+    assert till.status(refused) == "declined"
+
+
 def test_a_lost_answer_is_found_by_the_reference(till: Till, city: City) -> None:
     resident = city.resident(points=1000)
     till.network.faults = iter(["answer-lost"])
-    paid = till.terminal.pay(100, resident=resident)
+    paid = till.terminal.pay(100, till.code(resident))
     assert paid.outcome
     assert paid.outcome.result == "approved"
     till.network.faults = iter(["lost"])
-    paid = till.terminal.pay(100, resident=resident)
+    paid = till.terminal.pay(100, till.code(resident))
     assert paid.outcome
     assert paid.outcome.result == "approved"
     assert till.left(resident) == 800
@@ -117,7 +144,7 @@ def test_a_lost_answer_is_found_by_the_reference(till: Till, city: City) -> None
 def test_what_stays_unknown_is_reversed_and_never_happens(till: Till, city: City, do: str, faults: list[str]) -> None:
     resident = city.resident(points=1000)
     till.network.faults = iter(faults)
-    call = getattr(till.terminal, do)(100, resident=resident)
+    call = getattr(till.terminal, do)(100, till.code(resident))
     assert call.state == "REVERSING"
     till.finish()
     for request in till.network.late:  # the sale itself comes at last
@@ -133,7 +160,7 @@ def test_what_stays_unknown_is_reversed_and_never_happens(till: Till, city: City
 
 def test_a_customer_who_changes_their_mind_gets_all_of_it_back(till: Till, city: City) -> None:
     resident = city.resident(points=1000)
-    held = till.terminal.authorise(100, resident=resident)
+    held = till.terminal.authorise(100, till.code(resident))
     till.terminal.capture(held.reference, 60)
     till.terminal.refund(held.reference, 10)
     told = till.terminal.cancel(held.reference)
@@ -150,7 +177,7 @@ def test_every_call_repeated_and_lost_in_turn_moves_what_it_says_once(till: Till
     spent = 0
     for points in (10, 20, 30, 40):
         till.terminal.resolve()
-        held = till.terminal.authorise(points, resident=resident)
+        held = till.terminal.authorise(points, till.code(resident))
         if held.outcome and held.outcome.result == "approved":
             captured = till.terminal.capture(held.reference, points - 5)
             refunded = till.terminal.refund(held.reference, 3)
@@ -169,7 +196,7 @@ def test_both_sides_count_the_same_in_the_batch(own_city: City) -> None:
     till.network.faults = cycle(["ok", "ok", "answer-lost", "twice", "ok", "lost", "lost"])
     for points in range(10, 50, 10):
         till.terminal.resolve()
-        call = till.terminal.pay(points, resident=resident)
+        call = till.terminal.pay(points, till.code(resident))
         if call.outcome and call.outcome.result == "approved":
             till.terminal.refund(call.reference, points // 2)
             if points % 20:
@@ -187,7 +214,7 @@ def test_both_sides_count_the_same_in_the_batch(own_city: City) -> None:
 
 def test_a_hold_that_ran_out_cannot_be_captured(own_city: City, time: Any) -> None:
     till, resident = Till(own_city), own_city.resident(points=1000)
-    held = till.terminal.authorise(100, resident=resident, hold_seconds=30)
+    held = till.terminal.authorise(100, till.code(resident), hold_seconds=30)
     time.move(timedelta(seconds=31))
     told = till.terminal.capture(held.reference, 100)
     assert told.outcome
@@ -198,7 +225,7 @@ def test_over_a_real_socket_nothing_is_different(served_city: City) -> None:
     till, resident = Till(served_city), served_city.resident(points=1000)
     with OverHttp(str(served_city.http.base_url), served_city.keys["terminal"]) as over:
         till.network.over = over
-        paid = till.terminal.pay(100, resident=resident)
+        paid = till.terminal.pay(100, till.code(resident))
         assert paid.outcome
         assert paid.outcome.result == "approved"
         shown = till.terminal.query(paid.reference)
@@ -212,7 +239,7 @@ def test_over_a_real_socket_nothing_is_different(served_city: City) -> None:
 def test_a_key_that_is_none_declines_at_the_door(city: City) -> None:
     till, resident = Till(city), city.resident(points=1000)
     till.network.over = OverHttp(str(city.http.base_url), "cp_live_nobody", client=city.http)
-    told = till.terminal.pay(100, resident=resident)
+    told = till.terminal.pay(100, till.code(resident))
     assert told.outcome
     assert (told.outcome.result, told.outcome.code) == ("declined", "unauthenticated")
     assert till.left(resident) == 1000
