@@ -6,6 +6,7 @@ may ever need to ask again, reverse or give back is in the call, so that a till 
 
 from datetime import datetime
 from typing import Literal
+from urllib.parse import quote
 
 import msgspec
 from msgspec import Struct
@@ -177,8 +178,7 @@ class Call(Struct, frozen=True, omit_defaults=True):
     """`due`: when `step` is to be sent. `attempt` numbers the call's requests; `in_flight`: the last of them is out.
 
     `begun`: the first sending of the ask; the 15 s before a reversal count from there. `unanswered`: a sending of the
-    ask went without an answer, so a copy of it may be anywhere. `interrupted`: the till stopped meanwhile. `points`:
-    what a sale is for; with an offer, as soon as the platform has told its price.
+    ask went without an answer, so a copy of it may be anywhere. `interrupted`: the till stopped meanwhile.
     """
 
     reference: str
@@ -205,7 +205,6 @@ class Call(Struct, frozen=True, omit_defaults=True):
     reason: Reason = "timeout"
     giving_back: bool = False
     redemption_id: str = ""
-    points: int = 0
     back: int = 0
     outcome: Outcome | None = None
     moves: tuple[Move, ...] = ()
@@ -258,7 +257,7 @@ def _asked(call: Call) -> Request:
         case Refund(redemption_id=redemption_id, points=points):
             path, body = f"/v1/redemptions/{redemption_id}/refunds", _encoded({"points": points})
         case Close(batch=batch, totals=totals):
-            path = f"/v1/merchants/{call.merchant}/terminals/{call.terminal}/batches/{batch}/close"
+            path = f"/v1/merchants/{_of(call.merchant)}/terminals/{_of(call.terminal)}/batches/{batch}/close"
             body = _encoded(totals)
     return Request("POST", path, call.reference, body)
 
@@ -266,18 +265,23 @@ def _asked(call: Call) -> Request:
 def _sale(call: Call, sale: Sale) -> dict[str, object]:
     body: dict[str, object] = {"code": sale.code} if sale.code else {"resident": sale.resident}
     body |= {"merchant": call.merchant, "terminal": call.terminal}
-    body |= {"offer": sale.offer, "items": sale.items} if sale.offer else {"points": sale.points}
-    return body | {"hold_seconds": sale.hold_seconds, "capture": sale.capture}
+    return body | _wanted(sale) | {"hold_seconds": sale.hold_seconds, "capture": sale.capture}
 
 
 def _reversal(call: Call) -> dict[str, object]:
     assert isinstance(call.ask, Sale), "only a sale is reversed"
-    return {
-        "reference": call.reference,
-        "points": call.points,
-        "reason": call.reason,
-        "repeat": call.reversals > 1,  # the first was counted when it was sent
-    }
+    repeat = call.reversals > 1  # the first was counted when it was sent
+    return {"reference": call.reference, **_wanted(call.ask), "reason": call.reason, "repeat": repeat}
+
+
+def _wanted(sale: Sale) -> dict[str, object]:
+    """Points, or items of an offer, whose price is the platform's to say."""
+    return {"offer": sale.offer, "items": sale.items} if sale.offer else {"points": sale.points}
+
+
+def _of(name: str) -> str:
+    """A name as a part of a path."""
+    return quote(name, safe="")
 
 
 def _encoded(body: object) -> bytes:

@@ -35,7 +35,7 @@ from carbon_points_terminal.call import (
     Sale,
     Void,
 )
-from carbon_points_terminal.wire import Answer, NoAnswer, Problem, Refused, Silence, read
+from carbon_points_terminal.wire import Answer, NoAnswer, Refused, Silence, read
 
 APPROVED = frozenset({"held", "captured", "partially_refunded", "refunded"})
 SPENT = frozenset({"captured", "partially_refunded", "refunded"})
@@ -212,7 +212,7 @@ def _shown(call: Call, shown: Redemption, facts: Facts) -> Call:
     assert isinstance(sale, Sale)
     if wrong := _wrong(call, shown):
         return reversing(replace(call, last=wrong), "mismatch", facts)
-    call = replace(call, redemption_id=shown.redemption_id, points=shown.points or call.points)
+    call = replace(call, redemption_id=shown.redemption_id)
     if shown.status in OVER:
         return _done(call, _outcome("declined", shown, call.refused or shown.status))
     if shown.status in SPENT or (shown.status == "held" and not sale.capture):
@@ -281,16 +281,8 @@ def _of_reversal(call: Call, answer: Answer, facts: Facts) -> Call:
             return _done(
                 call, Outcome("reversed", call.reason, str(problem.facts["current_state"]), call.redemption_id)
             )
-        case Refused(problem=problem) if problem.code == "reversal-mismatch" and _priced(call, problem):
-            return replace(call, points=problem.facts["points"], due=facts.at)
         case Refused() | Silence() as said:
             return _later(call, facts, said.wait)
-
-
-def _priced(call: Call, problem: Problem) -> bool:
-    """The platform tells the price of an offer, which the till had never seen answered."""
-    told = problem.facts.get("points")
-    return isinstance(call.ask, Sale) and bool(call.ask.offer) and isinstance(told, int) and told != call.points
 
 
 def _of_look(call: Call, answer: Answer, facts: Facts) -> Call:

@@ -8,6 +8,7 @@ or makes a number by itself. There are no threads.
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from typing import Any
+from urllib.parse import quote
 
 from msgspec import Struct
 
@@ -79,6 +80,13 @@ class Send(Struct, frozen=True):
     request: Request
 
 
+class Offers(Struct, frozen=True):
+    """A page of what can be had."""
+
+    data: list[dict[str, Any]]
+    next_cursor: str | None = None
+
+
 class Difference(Struct, frozen=True):
     """A line that only one side has, or that is not the same on both."""
 
@@ -126,7 +134,6 @@ class Terminal:
             ask=ask,
             made=at,
             due=at,
-            points=ask.points if isinstance(ask, Sale) else 0,
             redemption_id=ask.redemption_id if isinstance(ask, FollowUp) else "",
         )
         self._keep(None, call, "intent")
@@ -286,16 +293,22 @@ class Terminal:
 
     def query(self, sale: str) -> Redemption | Refused | Silence:
         """How the platform shows a sale now. Changes nothing here."""
-        request = Request("GET", f"/v1/redemptions?reference={sale}")
+        request = Request("GET", f"/v1/redemptions?reference={quote(sale, safe='')}")
         answer = self._transport.send(request)
         self.journal.note(sale, "query", course.told(answer), self._clock())
         return read(answer, Redemption)
 
     def offers(self) -> list[dict[str, Any]] | Refused | Silence:
         """What can be had here, as the platform tells it."""
-        answer = self._transport.send(Request("GET", f"/v1/offers?merchant={self.journal.merchant}"))
-        said = read(answer, dict[str, Any])
-        return said.get("data", []) if isinstance(said, dict) else said
+        found: list[dict[str, Any]] = []
+        path = following = f"/v1/offers?open=true&limit=100&merchant={quote(self.journal.merchant, safe='')}"
+        while following:
+            said = read(self._transport.send(Request("GET", following)), Offers)
+            if not isinstance(said, Offers):
+                return said
+            found += said.data
+            following = f"{path}&cursor={quote(said.next_cursor, safe='')}" if said.next_cursor else ""
+        return found
 
     # -- writing down ------------------------------------------------------------------------------------------------
 

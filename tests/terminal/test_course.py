@@ -6,10 +6,10 @@ from itertools import pairwise
 import msgspec
 import pytest
 
-from carbon_points_terminal import Capture, Response, Sale
+from carbon_points_terminal import Capture, Request, Response, Sale
 from carbon_points_terminal.course import Timing
 from carbon_points_terminal.terminal import SaleNotApproved, SaleUnknown, UnresolvedFirst, UseRefund
-from tests.terminal.platform import NOON, Platform, Till, problem
+from tests.terminal.platform import NOON, Platform, Till, problem, shown
 
 CODE = "801234567890123456"
 
@@ -185,6 +185,18 @@ def test_a_refusal_at_the_door_says_nothing_about_the_copy_before_it() -> None:
     told = till.terminal.settle(sale.reference)
     assert told.outcome
     assert told.outcome.result == "approved"
+
+
+def test_an_offer_is_asked_for_and_reversed_by_its_items_as_its_price_is_the_platforms() -> None:
+    till = Till("lost", "lost", "lost")
+    sent: list[Request] = []
+    send = till.network.send
+    till.network.send = lambda request: (sent.append(request), send(request))[1]  # type: ignore[method-assign]
+    till.terminal.pay(30, CODE, offer="coffee", items=2)
+    till.terminal.step()
+    sold, *_, undone = [msgspec.json.decode(one.body) for one in sent if one.body]
+    assert (sold["offer"], sold["items"], "points" in sold) == ("coffee", 2, False)
+    assert (undone["offer"], undone["items"], "points" in undone) == ("coffee", 2, False)
 
 
 # -- the next customer -----------------------------------------------------------------------------------------------
@@ -438,6 +450,21 @@ def test_a_capture_of_what_is_not_this_terminals_is_refused_here() -> None:
     with pytest.raises(SaleUnknown):
         till.terminal.begin(Capture("01HZZZZZZZZZZZZZZZZZZZZZZZ", "rdm_x", 1))
     assert till.posted() == []
+
+
+def test_offers_are_read_page_after_page() -> None:
+    till = Till()
+    asked: list[str] = []
+
+    def hear(request: Request) -> Response:
+        asked.append(request.path)
+        last = "cursor" in request.path
+        page = {"data": [{"offer": "tea" if last else "coffee"}], "next_cursor": None if last else "a b"}
+        return shown(200, page)
+
+    till.platform.hear = hear  # type: ignore[method-assign]
+    assert till.terminal.offers() == [{"offer": "coffee"}, {"offer": "tea"}]
+    assert asked == ["/v1/offers?open=true&limit=100&merchant=shop", f"{asked[0]}&cursor=a%20b"]
 
 
 def test_the_table_is_that_of_the_documentation() -> None:
