@@ -6,7 +6,7 @@ process at a time works with a journal; another waits for it, then is told.
 
 import os
 import sqlite3
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -25,10 +25,9 @@ STAN_MOST = 999_999
 _TABLES = """
 CREATE TABLE identity (merchant TEXT NOT NULL, terminal TEXT NOT NULL, stan INTEGER NOT NULL, batch INTEGER NOT NULL);
 CREATE TABLE calls (
-    reference TEXT PRIMARY KEY, sale TEXT NOT NULL, made TEXT NOT NULL, done INTEGER NOT NULL, told BLOB NOT NULL
+    reference TEXT PRIMARY KEY, made TEXT NOT NULL, done INTEGER NOT NULL, told BLOB NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX calls_open ON calls (reference) WHERE done = 0;
-CREATE INDEX calls_of_sale ON calls (sale);
 CREATE TABLE moves (
     batch INTEGER NOT NULL, sale TEXT NOT NULL, redemption_id TEXT NOT NULL,
     kind TEXT NOT NULL, points INTEGER NOT NULL, fen INTEGER NOT NULL
@@ -149,18 +148,33 @@ class Journal:
 
     def keep(self, call: Call, what: str, at: datetime, *, moved: int = 0) -> None:
         """The call as it is now, its moves from number `moved` on, and a line of the log: all of it, or nothing."""
-        row = (call.reference, call.sale, call.made.isoformat(), call.state == "DONE", msgspec.json.encode(call))
+        row = (call.reference, call.made.isoformat(), call.state == "DONE", msgspec.json.encode(call))
         moves = [
             (move.batch, call.sale, call.redemption_id, move.kind, move.points, move.fen) for move in call.moves[moved:]
         ]
         with _writing(self._connection):
-            self._connection.execute("INSERT OR REPLACE INTO calls VALUES (?, ?, ?, ?, ?)", row)
+            self._connection.execute("INSERT OR REPLACE INTO calls VALUES (?, ?, ?, ?)", row)
             self._connection.executemany("INSERT INTO moves VALUES (?, ?, ?, ?, ?, ?)", moves)
             self._log(call.reference, what, call.last, at)
             closed = call.outcome and call.outcome.closed
             if call.state == "DONE" and isinstance(call.ask, Close) and closed and closed.answer == "agreed":
                 following = closed.next_batch or call.ask.batch + 1
                 self._connection.execute("UPDATE identity SET batch = max(batch, ?)", (following,))
+
+    def refile(self, batch: int, theirs: Iterable[Line], following: int, at: datetime) -> None:
+        """Put into a following batch what the platform does not have in this one, which it has closed by itself.
+
+        Of one redemption and kind, what came first is what it has.
+        """
+        had = {(line.redemption_id, line.kind): line.count for line in theirs}
+        sql = "SELECT rowid, redemption_id, kind FROM moves WHERE batch = ? ORDER BY rowid"
+        with _writing(self._connection):
+            for rowid, redemption_id, kind in self._connection.execute(sql, (batch,)).fetchall():
+                name = redemption_id, kind
+                had[name] = had.get(name, 0) - 1
+                if had[name] < 0:
+                    self._connection.execute("UPDATE moves SET batch = ? WHERE rowid = ?", (following, rowid))
+            self._log("", "refiled", f"batch {batch} was closed by the platform", at)
 
     def note(self, reference: str, what: str, told: str, at: datetime) -> None:
         """A line of the log alone."""
@@ -187,12 +201,6 @@ class Journal:
             self._calls("SELECT told FROM calls WHERE done = 0"), key=lambda call: (call.made, call.reference)
         )
 
-    def following(self, sale: str) -> list[Call]:
-        """A sale and whatever followed it."""
-        return sorted(
-            self._calls("SELECT told FROM calls WHERE sale = ?", sale), key=lambda call: (call.made, call.reference)
-        )
-
     def recent(self, count: int) -> list[Call]:
         return list(self._calls("SELECT told FROM calls ORDER BY made DESC, reference DESC LIMIT ?", count))
 
@@ -207,6 +215,10 @@ class Journal:
         """Some batch has what was spent of this sale."""
         sql = "SELECT 1 FROM moves WHERE sale = ? AND kind = 'sale'"
         return self._connection.execute(sql, (sale,)).fetchone() is not None
+
+    def batches_of(self, sale: str) -> set[int]:
+        """In which batches a sale, and what followed it, has moved something."""
+        return {batch for (batch,) in self._connection.execute("SELECT batch FROM moves WHERE sale = ?", (sale,))}
 
     def totals(self, batch: int) -> Totals:
         sql = "SELECT kind, count(*), sum(points), sum(fen) FROM moves WHERE batch = ? GROUP BY kind"

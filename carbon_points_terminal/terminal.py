@@ -178,8 +178,7 @@ class Terminal:
     def _reversible(self, call: Call) -> None:
         if call.outcome is None or call.outcome.result != "approved":
             raise SaleNotApproved(f"{call.reference} is {_standing(call)}", call.reference)
-        moves = [move for one in self.journal.following(call.reference) for move in one.moves]
-        if any(move.batch != self.journal.batch for move in moves):
+        if self.journal.batches_of(call.reference) - {self.journal.batch}:
             raise UseRefund(f"{call.reference} is of a batch that is closed", call.reference)
 
     # -- driving: one request at a time ------------------------------------------------------------------------------
@@ -285,9 +284,18 @@ class Terminal:
         return self.settle(self.reverse(sale, reason).reference)
 
     def close_batch(self, totals: Totals | None = None) -> Call:
-        """Close the open batch by this journal's totals; or by those that somebody has compared and takes for right."""
+        """Close the open batch by this journal's totals; or by those that somebody has compared and takes for right.
+
+        Where the platform has closed it by itself, what it does not have there is of the next batch, and it is asked
+        once more.
+        """
         batch = self.journal.batch
-        return self.settle(self.begin(Close(batch, totals or self.journal.totals(batch))).reference)
+        call = self.settle(self.begin(Close(batch, totals or self.journal.totals(batch))).reference)
+        closed = call.outcome.closed if call.outcome else None
+        if totals is None and closed and closed.answer == "not-agreed" and closed.next_batch:
+            self.journal.refile(batch, closed.lines, closed.next_batch, self._clock())
+            call = self.settle(self.begin(Close(batch, self.journal.totals(batch))).reference)
+        return call
 
     # -- asking without a change -------------------------------------------------------------------------------------
 

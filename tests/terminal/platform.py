@@ -201,7 +201,7 @@ class Platform:
         return {"sales": of("sale"), "refunds": of("refund"), "reversals": of("reversal")}
 
     def _close(self, number: int, body: dict[str, Any]) -> Response:
-        there = self.totals(number)
+        there, closed = self.totals(number), number < self.batch
         told: dict[str, Any] = {"batch": number, "totals": there}
         if body != there:
             lines = [
@@ -209,7 +209,9 @@ class Platform:
                 for at, redemption, kind, points in self.lines
                 if at == number
             ]
-            return shown(200, told | {"answer": "not-agreed", "next_batch": None, "lines": lines})
+            return shown(
+                200, told | {"answer": "not-agreed", "next_batch": number + 1 if closed else None, "lines": lines}
+            )
         self.batch = max(self.batch, number + 1)
         return shown(200, told | {"answer": "agreed", "next_batch": number + 1, "lines": []})
 

@@ -427,6 +427,23 @@ def test_a_batch_that_does_not_agree_stays_open_and_shows_both_sides() -> None:
     assert till.terminal.close_batch(closed.totals).outcome.closed.answer == "agreed"  # type: ignore[union-attr]
 
 
+def test_a_batch_that_the_platform_closed_by_itself_is_closed_by_what_it_had_then() -> None:
+    till = Till()
+    first = till.terminal.pay(100, CODE)
+    till.terminal.refund(first.reference, 10)
+    till.platform.batch += 1  # at four in the morning
+    till.terminal.refund(first.reference, 20)
+    till.terminal.pay(50, CODE)
+    closed = till.terminal.close_batch()
+    assert closed.outcome
+    assert (closed.outcome.code, till.journal.batch) == ("agreed", 2)
+    for number in (1, 2):
+        assert msgspec.to_builtins(till.journal.totals(number)) == till.platform.totals(number)
+    assert till.journal.totals(2).refunds.points == 20
+    with pytest.raises(UseRefund):
+        till.terminal.reverse(first.reference)
+
+
 def test_a_batch_is_not_closed_over_an_open_question() -> None:
     till = Till("answer-lost", *["lost"] * 3)
     till.terminal.pay(100, CODE)

@@ -137,7 +137,7 @@ def test_a_journal_of_another_terminal_or_release_is_foreign(path: Path) -> None
 def test_a_call_that_cannot_be_read_is_told(path: Path) -> None:
     Journal.create(path, "shop", "t1").close()
     connection = sqlite3.connect(path)
-    connection.execute("INSERT INTO calls VALUES ('01HZ', '01HZ', '2026', 0, 'half a ca')")
+    connection.execute("INSERT INTO calls VALUES ('01HZ', '2026', 0, 'half a ca')")
     connection.commit()
     connection.close()
     with Journal.open(path) as journal, pytest.raises(JournalDamaged):
