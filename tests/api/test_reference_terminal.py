@@ -1,8 +1,12 @@
 """The terminal and the real server: what the model promises, the platform keeps."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from itertools import cycle
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,6 +16,7 @@ from carbon_points import codes
 from carbon_points_terminal import Answer, Call, Journal, NoAnswer, OverHttp, Request, Terminal
 from carbon_points_terminal.ids import new_reference
 from tests.api.city import City, wait_for
+from tests.conftest import PROJECT
 from tests.terminal.platform import Time
 
 
@@ -234,6 +239,27 @@ def test_over_a_real_socket_nothing_is_different(served_city: City) -> None:
         assert told.outcome
         assert told.outcome.result == "reversed"
     assert till.left(resident) == 1000
+
+
+def test_the_program_pays_and_shows_its_batch(served_city: City, tmp_path: Path) -> None:
+    """As it is run: processes of its own, one after the other, and nothing between them but the folder."""
+    till, resident = Till(served_city), served_city.resident(points=1000)
+    url, environment = str(served_city.http.base_url), {"CARBON_TERMINAL_DIR": str(tmp_path), "PYTHONPATH": "."}
+
+    def run(*words: str, typed: str = "") -> Any:
+        command = [sys.executable, "-m", "carbon_points_terminal", *words, "--json"]
+        done = subprocess.run(
+            command, cwd=PROJECT, env=os.environ | environment, input=typed, text=True, capture_output=True, check=True
+        )
+        return msgspec.json.decode(done.stdout.splitlines()[-1])
+
+    key = served_city.keys["terminal"]
+    assert run("activate", "--url", url, "--merchant", "shop", "--terminal", "t1", typed=f"{key}\n")["terminal"] == "t1"
+    paid = run("pay", "100", typed=till.code(resident) + "\n")
+    assert (paid["result"], paid["points"], paid["amount_fen"]) == ("approved", 100, 200)
+    assert run("query", paid["reference"])["status"] == "captured"
+    assert run("batch", "show")["totals"]["sales"] == {"count": 1, "points": 100, "fen": 200}
+    assert till.left(resident) == 900
 
 
 def test_a_key_that_is_none_declines_at_the_door(city: City) -> None:
