@@ -176,6 +176,8 @@ def activate(folder: Folder, url: str, merchant: str | None, name: str | None, p
     The code is asked for, or read from standard input: what stands in a command line is seen by others. With
     --merchant and --terminal, a bearer key is taken instead, from CARBON_TERMINAL_KEY or standard input.
     """
+    if not url.startswith(("https://", "http://")):
+        raise click.UsageError("--url begins with https:// (or http://, on a machine of your own)")
     if bool(merchant) != bool(name):
         raise click.UsageError("--merchant and --terminal go together, and with a bearer key")
     if merchant and name:

@@ -89,7 +89,7 @@ def interrupted(call: Call, facts: Facts) -> Call:
     A clock that was put back must not let a call wait for what is now far ahead.
     """
     if call.attempt == 0:
-        return _done(call, Outcome("not-sent", "interrupted", detail="the till stopped before it was sent"))
+        return never_sent(call, "interrupted")
     call = replace(call, interrupted=True, begun=min(call.begun or facts.at, facts.at))
     if call.in_flight:
         return answered(call, NoAnswer("the till stopped"), facts)
@@ -97,6 +97,12 @@ def interrupted(call: Call, facts: Facts) -> Call:
         return replace(_unknown(call, facts, None), due=facts.at)
     latest = facts.at + timedelta(seconds=facts.timing.exception_most)
     return replace(call, due=min(call.due or facts.at, latest))
+
+
+def never_sent(call: Call, code: str) -> Call:
+    """The end of what has not left the till, and never will."""
+    assert call.attempt == 0, "what was sent may be anywhere"
+    return _done(call, Outcome("not-sent", code))
 
 
 def reversing(call: Call, reason: Reason, facts: Facts) -> Call:
@@ -248,11 +254,11 @@ def _pending(call: Call, facts: Facts) -> Call:
 def _wrong(call: Call, shown: Redemption) -> str:
     """In what the redemption that is shown is not the one that was asked for."""
     assert isinstance(call.ask, Sale)
-    if shown.status == "none":
+    if shown.status in OVER | {"none"}:
         return ""
     if (shown.merchant, shown.terminal) not in {(call.merchant, call.terminal), (None, None)}:
         return f"shown for {shown.merchant}/{shown.terminal}"
-    if shown.points != call.ask.points and not call.ask.offer and shown.status != "declined":
+    if shown.points != call.ask.points and not call.ask.offer:
         return f"shown with {shown.points} points, asked for {call.ask.points}"
     return ""
 

@@ -97,6 +97,8 @@ class Folder:
     def use_bearer(self, settings: Settings, bearer: str) -> None:
         """Be a terminal with a key that somebody else made, and handed over."""
         self._must_be_free()
+        if not bearer.isascii() or not bearer.isprintable():
+            raise KeyUnusable("a bearer key is printable ASCII")
         self._make()
         write_secret(self.path / BEARER, bearer.encode() + b"\n")
         self._settle(settings)

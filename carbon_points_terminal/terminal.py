@@ -172,7 +172,7 @@ class Terminal:
         if call.state == "DONE":
             self._reversible(call)
         if call.attempt == 0:
-            return self._keep(call, course.interrupted(call, self._facts(call)), "cancelled")
+            return self._keep(call, course.never_sent(call, reason), "cancelled")
         return self._keep(call, course.reversing(call, reason, self._facts(call)), "reversal begun")
 
     def _reversible(self, call: Call) -> None:

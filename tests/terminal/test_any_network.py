@@ -8,7 +8,7 @@ import msgspec
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from carbon_points_terminal import Call, Close, Journal, Sale, Terminal
+from carbon_points_terminal import Answer, Call, Capture, Close, Journal, NoAnswer, Refund, Sale, Send, Terminal
 from carbon_points_terminal.terminal import NotNow
 from tests.conftest import QUICK
 from tests.terminal.platform import FAULTS, NOON, Platform, Till
@@ -179,6 +179,58 @@ def finish(till: Till) -> None:
             restarted(till)
             continue
         return
+
+
+happenings = st.lists(
+    st.tuples(st.sampled_from(["begin", "take", "hear", "answer", "give up", "wait"]), st.integers(0, 9))
+)
+
+
+@settings(max_examples=QUICK * 4)
+@given(happenings, st.sampled_from([None, True]))
+def test_answers_may_come_in_any_order_and_after_they_were_given_up(
+    happenings: list[tuple[str, int]], confirms: bool | None
+) -> None:
+    """Driven without waiting, as a simulator does: requests and answers are on their way for as long as they like."""
+    till = Till(platform=Platform(500, confirms))
+    terminal, out, answers = till.terminal, list[Send](), list[tuple[Send, Answer]]()
+    for what, number in happenings:
+        if what == "begin":
+            follow(till, number)
+        elif what == "take" and (send := terminal.take()):
+            out.append(send)
+        elif what == "hear" and out:
+            send = out[number % len(out)]
+            answers.append((send, till.platform.hear(send.request)))
+            till.platform.confirm()
+        elif what == "answer" and answers:
+            terminal.answered(*answers.pop(number % len(answers)))
+        elif what == "give up" and out:
+            terminal.answered(out[number % len(out)], NoAnswer("given up"))
+        else:
+            till.time.pass_(number)
+    for send in out:
+        terminal.answered(send, NoAnswer("given up"))
+    till.finish()
+    for send in out:  # whatever was still on its way arrives, and so do its answers
+        terminal.answered(send, till.platform.hear(send.request))
+    holds_together(till)
+    every_batch_agrees(till)
+
+
+def follow(till: Till, number: int) -> None:
+    """Begin a sale, or what may follow one."""
+    sales = [call for call in till.journal.recent(20) if isinstance(call.ask, Sale)]
+    try:
+        if number < 5 or not sales:
+            till.terminal.begin(Sale(number + 1, CODE, capture=number % 2 == 0))
+        elif number == 9:
+            till.terminal.reverse(sales[0].reference)
+        else:
+            kind = (Capture, Refund)[number % 2]
+            till.terminal.begin(kind(sales[0].reference, sales[0].redemption_id, number % 3 + 1))
+    except NotNow:
+        pass
 
 
 @settings(max_examples=QUICK)

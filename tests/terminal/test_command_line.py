@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 import carbon_points_terminal.__main__ as command_line
 from carbon_points_terminal import NoAnswer, Request, Response
 from carbon_points_terminal.__main__ import cli, main
-from carbon_points_terminal.enrolment import EnrolmentFailed, Folder
-from carbon_points_terminal.signing import public_text, read_key
+from carbon_points_terminal.enrolment import EnrolmentFailed, Folder, Settings
+from carbon_points_terminal.signing import KeyUnusable, public_text, read_key
 from tests.terminal.platform import Network, Platform, Time, problem, shown
 
 CODE = "801234567890123456"
@@ -152,6 +152,16 @@ def test_a_folder_is_one_terminal_and_stays_it(run: Told, tmp_path: Path) -> Non
     assert told["error"] == "not-enrolled"
     assert (tmp_path / "till").stat().st_mode & 0o077 == 0
     assert (tmp_path / "till" / "bearer.key").stat().st_mode & 0o077 == 0
+
+
+def test_a_terminal_is_not_made_of_what_it_cannot_be_made_of(wire: Wire, tmp_path: Path) -> None:
+    folder = ["--folder", str(tmp_path / "till")]
+    for words in (["--url", "points.example"], ["--url", URL, "--merchant", "shop"]):
+        assert CliRunner().invoke(cli, [*folder, "activate", *words], input="1\n").exit_code == 2
+    assert CliRunner().invoke(cli, [*folder, "activate", "--url", URL], input="").exit_code == 2
+    with pytest.raises(KeyUnusable):
+        Folder(tmp_path / "till").use_bearer(Settings(URL, "shop", "t1"), "密钥")
+    assert not (tmp_path / "till").exists()
 
 
 class Office:

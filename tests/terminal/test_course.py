@@ -288,6 +288,16 @@ def test_a_till_that_was_switched_off_does_not_sell_to_a_customer_who_has_left()
     assert till.posted() == ["GET redemptions", "POST redemptions/reversal"]
 
 
+def test_what_was_taken_back_before_it_was_sent_is_never_sent() -> None:
+    till = Till()
+    sale = till.terminal.begin(Sale(100, CODE))
+    told = till.terminal.reverse(sale.reference)
+    assert told.outcome
+    assert (told.outcome.result, told.outcome.code) == ("not-sent", "customer-cancel")
+    assert till.terminal.take() is None
+    assert till.posted() == []
+
+
 # -- after a sale ----------------------------------------------------------------------------------------------------
 
 
