@@ -320,11 +320,6 @@ class CampaignSpent(Refusal):
     title = "The campaign's budget does not cover the order"
 
 
-class NotWholeItems(Refusal):
-    code = "not-whole-items"
-    title = "Of an order of an offer, only whole items can be captured or refunded"
-
-
 # -- the catalogue ---------------------------------------------------------------------------------------------------
 
 _BOUNDS: Mapping[str, tuple[int, int]] = {
@@ -500,13 +495,24 @@ def reserve(catalogue: Catalogue, *, offer: str, resident: str, items: int, now:
     _check_limits(wanted, catalogue.uses.get(use_of(offer, resident)) or Use(), day, items)
     if campaign:
         _check_budget(campaign, items * wanted.points, items * wanted.amount_fen)
+    return taken_by(catalogue, offer, resident, items, points=wanted.points, amount_fen=wanted.amount_fen, now=now)
+
+
+DECLINES = (OfferNotOpen, OfferSoldOut, OfferLimitReached, OfferDayLimitReached, CampaignSpent)  # for good
+
+
+def taken_by(
+    catalogue: Catalogue, offer: str, resident: str, items: int, *, points: int, amount_fen: int, now: datetime
+) -> Taken:
+    """What an order takes that was placed at that moment, at these prices of one item."""
+    known = catalogue.offers[offer]
     return Taken(
         offer=offer,
         resident=resident,
-        day=day,
-        points=wanted.points,
-        amount_fen=wanted.amount_fen,
-        campaign=wanted.campaign,
+        day=_day(known, now),
+        points=points,
+        amount_fen=amount_fen,
+        campaign=known.campaign,
         reserved=items,
     )
 
@@ -537,14 +543,6 @@ def _check_budget(campaign: Campaign, points: int, fen: int) -> None:
     ):
         if budget is not None and spent + cost > budget:
             raise CampaignSpent(campaign=campaign.id, asset=asset, left=budget - spent, wanted=cost)
-
-
-def whole_items(taken: Taken, points: int) -> int:
-    """How many items so many points of an order are. Refusals: NotWholeItems."""
-    items, rest = divmod(points, taken.points)
-    if rest:
-        raise NotWholeItems(item_points=taken.points, wanted=points)
-    return items
 
 
 def take(catalogue: Catalogue, taken: Taken) -> None:

@@ -22,7 +22,6 @@ from carbon_points.domain.offer import (
     ChangeCampaign,
     ChangeOffer,
     ItemsInvalid,
-    NotWholeItems,
     Offer,
     OfferChanged,
     OfferDayLimitReached,
@@ -43,7 +42,6 @@ from carbon_points.domain.offer import (
     sell,
     take,
     use_of,
-    whole_items,
 )
 from carbon_points.domain.quantity import CHINA, civil_day
 from carbon_points.domain.refusal import Refusal, TimeWithoutOffset
@@ -370,14 +368,6 @@ def test_of_an_order_that_is_captured_in_part_the_rest_goes_back_to_the_shelf() 
     sell(catalogue, taken, 2)
     offer = catalogue.offers["tea"]
     assert (offer.stock, offer.reserved, offer.sold, taken.reserved, taken.sold) == (8, 0, 2, 0, 2)
-
-
-def test_points_of_an_order_are_whole_items() -> None:
-    taken = ordering(after(publishing()), 5)
-    assert [whole_items(taken, points) for points in (20, 60, 100)] == [1, 3, 5]
-    with pytest.raises(NotWholeItems) as found:
-        whole_items(taken, 50)
-    assert found.value.facts == {"item_points": 20, "wanted": 50}
 
 
 def test_of_what_has_no_count_there_is_always_another() -> None:

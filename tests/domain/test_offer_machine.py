@@ -30,7 +30,6 @@ from carbon_points.domain.offer import (
     sell,
     take,
     use_of,
-    whole_items,
 )
 from carbon_points.domain.quantity import civil_day
 from carbon_points.domain.refusal import Refusal
@@ -217,7 +216,7 @@ class Shelf(RuleBasedStateMachine):
         held = self.having(captured=False)
         order = held[number % len(held)]
         items = min(part, order.items)
-        sell(self.catalogue, order.taken, whole_items(order.taken, items * order.points))
+        sell(self.catalogue, order.taken, items)
         order.items, order.captured = items, True
 
     @precondition(lambda self: self.having(captured=False))
