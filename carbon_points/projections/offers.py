@@ -6,7 +6,7 @@ All of it lies in the merchant's stream. How an offer stands this very moment is
 from datetime import datetime
 
 from msgspec import Struct
-from sqlalchemy import BigInteger, ColumnElement, Index, Table, and_, case, func, null, or_, select
+from sqlalchemy import BigInteger, ColumnElement, Index, Table, and_, case, func, literal, null, or_, select
 
 from carbon_points.domain.offer import CampaignChanged, CampaignOpened, OfferChanged, OfferPublished
 from carbon_points.domain.order import OrderMoved, OrderPlaced
@@ -182,4 +182,4 @@ def _open(now: datetime) -> ColumnElement[bool]:
 
 
 def _unless(column: ColumnElement[object], nothing: object) -> ColumnElement[object]:
-    return func.nullif(column, nothing, type_=column.type)
+    return func.nullif(column, literal(nothing, column.type), type_=column.type)

@@ -27,7 +27,7 @@ def order(city: City, merchant: str, resident: str, items: int = 1, *, key: str 
 
 def of(city: City, merchant: str) -> tuple[int, int, int]:
     """How many are left, reserved and sold, once every order has taken in what became of it."""
-    assert city.installation.finisher.settled(merchant, 30)
+    assert city.installation.finisher.settled(merchant, 5)
     told = city.done(city.get(f"/v1/merchants/{merchant}/offers/tea"))
     return told["stock"], told["reserved"], told["sold"]
 
@@ -49,7 +49,11 @@ class TestTheCatalogue:
         problem(city.get("/v1/merchants/nobody/offers/tea"), 404, "merchant-unknown")
         problem(city.post("/v1/merchants/nobody/offers", TEA), 404, "merchant-unknown")
         problem(city.call("PATCH", f"/v1/merchants/{merchant}/offers/nothing", {"points": 1}), 404, "offer-unknown")
-        problem(city.post(f"/v1/merchants/{merchant}/offers", TEA | {"campaign": "x"}), 404, "campaign-unknown")
+        problem(
+            city.post(f"/v1/merchants/{merchant}/offers", TEA | {"offer": "cake", "campaign": "x"}),
+            404,
+            "campaign-unknown",
+        )
 
     def test_a_change_happens_once_and_leaves_alone_what_it_does_not_name(self, city: City) -> None:
         merchant = shop(city, per_resident=2)
@@ -137,7 +141,7 @@ class TestOrdering:
             own_city.done(own_city.post(f"/v1/redemptions/{told['redemption_id']}/void"))
         elif end == "expiry":
             time.move(timedelta(seconds=300))
-            own_city.installation.finisher.finish()
+            own_city.settled().installation.finisher.finish()
         else:
             body = {"reference": "k1", "offer": "tea", "items": 3, "merchant": merchant, "terminal": "t1"}
             undone = own_city.done(own_city.post("/v1/redemptions/reversal", body | {"reason": "timeout"}, by="app"))
