@@ -121,8 +121,6 @@ class OrderDeclined(Event):
     offer: str
     items: int
     reason: str
-    hold_seconds: int
-    capture: bool = False
     code: str | None = None
 
 
@@ -269,8 +267,6 @@ def _declined(command: PlaceOrder, offer: str, reason: str, *, now: datetime) ->
         offer=offer,
         items=command.items,
         reason=reason,
-        hold_seconds=command.hold_seconds,
-        capture=command.capture,
         code=command.code,
     )
 
