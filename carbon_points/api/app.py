@@ -22,6 +22,7 @@ from carbon_points.api import (
     health,
     lots,
     merchants,
+    offers,
     payers,
     rankings,
     redemptions,
@@ -74,7 +75,7 @@ def create_app(installation: Installation) -> Litestar:
         finally:
             installation.close()
 
-    features = (actions, residents, redemptions, sources, merchants, lots, fund, city, rankings, health, payers)
+    features = (actions, residents, redemptions, sources, merchants, offers, lots, fund, city, rankings, health, payers)
     handlers = [handler for feature in features for handler in feature.handlers]
     for handler in handlers:
         handler.security = security_of(handler)
@@ -141,6 +142,7 @@ _TAGS = (
     "sources",
     "methodologies",
     "merchants",
+    "offers",
     "lots",
     "fund",
     "city",

@@ -68,6 +68,7 @@ class MerchantShown(Struct, frozen=True):
     county: str | None
     terminals: list[str]
     confirm_above: int | None = None
+    public: bool = False
 
 
 class SettlementShown(Struct, frozen=True):
@@ -315,7 +316,9 @@ def _known(installation: Installation, merchant: str) -> Merchant:
 def _shown(installation: Installation, merchant: str) -> MerchantShown:
     known = _known(installation, merchant)
     terminals = sorted(known.terminals)
-    return MerchantShown(known.id, known.name, known.fen_per_point, known.county, terminals, known.confirm_above)
+    return MerchantShown(
+        known.id, known.name, known.fen_per_point, known.county, terminals, known.confirm_above, known.public
+    )
 
 
 def _settled(closed: SettlementClosed) -> SettlementShown:

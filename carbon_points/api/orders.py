@@ -26,7 +26,7 @@ from carbon_points.domain.account import (
     ReverseRedemption,
 )
 from carbon_points.domain.event import Command, Event
-from carbon_points.domain.order import FollowOrder, OrderPlaced, OrderReversed, PlaceOrder, ReverseOrder
+from carbon_points.domain.order import FollowOrder, OrderDeclined, OrderPlaced, OrderReversed, PlaceOrder, ReverseOrder
 from carbon_points.journal import codec
 from carbon_points.journal.journal import Journal
 from carbon_points.journal.partition import Outcome, Write
@@ -56,7 +56,7 @@ class Parties(Struct, frozen=True):
 class Held(Struct, frozen=True):
     """What became of a call that asks for points. `event` is what it led to, or led to when it first came."""
 
-    placed: OrderPlaced
+    placed: OrderPlaced | OrderDeclined
     event: Event
     outcome: Outcome
 
@@ -72,21 +72,9 @@ class Orders:
     async def hold(self, order: PlaceOrder, view: Any = None) -> Held:
         """Place an order, and hold its points or decline it. Raises refusals of the order, and of another content."""
         placed = done(await self._ask(Write(order))).events[-1]
-        assert isinstance(placed, OrderPlaced)
+        assert isinstance(placed, OrderPlaced | OrderDeclined)
         self._remember(order.redemption_id, Parties(order.merchant, order.terminal, placed.resident))
-        command = HoldPoints(
-            resident=placed.resident,
-            redemption_id=placed.redemption_id,
-            merchant=placed.merchant,
-            terminal=placed.terminal,
-            points=placed.points,
-            amount_fen=placed.amount_fen,
-            hold_seconds=placed.hold_seconds,
-            code_step=placed.code,
-            confirm_seconds=placed.confirm_seconds,
-            capture=placed.capture,
-        )
-        outcome = await self._told(command, view)
+        outcome = await self._told(_asking(placed), view)
         if isinstance(outcome.refusal, account.CodeUsed):  # it is never held
             outcome = await self._told(declined(placed, outcome.refusal.code), view)
         return Held(placed, done(outcome).events[-1], outcome)
@@ -129,11 +117,11 @@ class Orders:
                 return found
         raise account.RedemptionUnknown(redemption=redemption_id)
 
-    def placed(self, redemption_id: str) -> OrderPlaced | None:
+    def placed(self, redemption_id: str) -> OrderPlaced | OrderDeclined | None:
         """The order of that id, from a thread."""
         entry = self._journal.find(("order", redemption_id))
         event = codec.decode(entry.type, entry.state) if entry else None
-        return event if isinstance(event, OrderPlaced) else None
+        return event if isinstance(event, OrderPlaced | OrderDeclined) else None
 
     def _remember(self, redemption_id: str, parties: Parties) -> None:
         self._parties[redemption_id] = parties
@@ -146,7 +134,7 @@ class Orders:
 
         def look(known: Account, at: datetime) -> object:
             if redemption := known.redemptions.get(command.redemption_id):
-                follow[:] = [following(redemption)] if redemption.status not in ("held", "confirming") else []
+                follow[:] = [following(redemption, known.id)] if redemption.status not in ("held", "confirming") else []
             return view(known, at) if view else None
 
         outcome = await self._ask(Write(command, None, look))
@@ -171,18 +159,39 @@ def done(outcome: Outcome) -> Outcome:
     return outcome
 
 
-def declined(placed: OrderPlaced, reason: str) -> DeclineHold:
-    return DeclineHold(
+def _asking(placed: OrderPlaced | OrderDeclined) -> HoldPoints | DeclineHold:
+    """What the resident's stream is to do for an order. One that its offer declined uses up its payment code, too."""
+    if isinstance(placed, OrderDeclined):
+        return declined(placed, placed.reason, placed.code)
+    return HoldPoints(
         resident=placed.resident,
         redemption_id=placed.redemption_id,
         merchant=placed.merchant,
         terminal=placed.terminal,
         points=placed.points,
-        reason=reason,
+        amount_fen=placed.amount_fen,
+        hold_seconds=placed.hold_seconds,
+        code_step=placed.code,
+        confirm_seconds=placed.confirm_seconds,
+        capture=placed.capture,
+        offer=placed.offer,
+        items=placed.items,
     )
 
 
-def following(redemption: Redemption) -> FollowOrder:
+def declined(placed: OrderPlaced | OrderDeclined, reason: str, code_step: str | None = None) -> DeclineHold:
+    return DeclineHold(
+        resident=placed.resident,
+        redemption_id=placed.redemption_id,
+        merchant=placed.merchant,
+        terminal=placed.terminal,
+        points=placed.points if isinstance(placed, OrderPlaced) else 0,
+        reason=reason,
+        code_step=code_step,
+    )
+
+
+def following(redemption: Redemption, resident: str) -> FollowOrder:
     """What an order is to take in of its redemption."""
     ended = {"partially_refunded": "captured", "refunded": "captured"}.get(redemption.status, redemption.status)
     return FollowOrder(
@@ -197,6 +206,8 @@ def following(redemption: Redemption) -> FollowOrder:
         refunded_fen=redemption.refunded_fen - redemption.reversed_fen,
         reversed_points=redemption.reversed_points,
         reversed_fen=redemption.reversed_fen,
+        resident=resident,
+        offer=redemption.offer,
     )
 
 
@@ -277,7 +288,7 @@ def _ending(loose: Loose, now: datetime) -> Command:
         merchant=loose.order_merchant,
         terminal=loose.order_terminal,
         points=loose.ordered_points,
-        reason=account.HoldAbandoned.code,
+        reason=loose.declined or account.HoldAbandoned.code,
     )
 
 
@@ -306,4 +317,6 @@ def _catching_up(loose: Loose) -> Command:
         refunded_fen=loose.refunded_fen,
         reversed_points=loose.reversed_points,
         reversed_fen=loose.reversed_fen,
+        resident=loose.resident,
+        offer=loose.offer,
     )

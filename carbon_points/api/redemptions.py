@@ -48,7 +48,8 @@ from carbon_points.domain.account import (
     VoidHold,
 )
 from carbon_points.domain.event import Event, Id
-from carbon_points.domain.order import PlaceOrder, Reason, ReverseOrder
+from carbon_points.domain.offer import DECLINES, ITEMS_MOST
+from carbon_points.domain.order import OrderPlaced, PlaceOrder, Reason, ReverseOrder
 from carbon_points.domain.refusal import Refusal, codes
 
 HOLD_SECONDS = 300
@@ -58,15 +59,18 @@ REFERENCE = QueryParameter(
     min_length=1, max_length=200, description="the Idempotency-Key of the call that asked for it"
 )
 Points = Annotated[int, Meta(ge=1, le=POINTS_MOST)]
+Items = Annotated[int, Meta(ge=1, le=ITEMS_MOST)]
 
 
 class Hold(Struct, frozen=True, forbid_unknown_fields=True):
-    """`code`: the payment code that the resident shows; an app says `resident` instead. `capture`: spend the points at
-    once, in the same answer."""
+    """`code`: the payment code that the resident shows; an app says `resident` instead. So many `points`, or the `items`
+    of an `offer`. `capture`: spend the points at once, in the same answer."""
 
     merchant: Id
     terminal: Id
-    points: Points
+    points: Points | UnsetType = UNSET
+    offer: Id | UnsetType = UNSET
+    items: Items | UnsetType = UNSET
     code: Annotated[str, Meta(min_length=1, max_length=64)] | UnsetType = UNSET
     resident: Annotated[str, Meta(pattern=r"^res_[a-z2-7]{20}$")] | UnsetType = UNSET
     hold_seconds: Annotated[int, Meta(ge=1, le=7 * 86400)] = HOLD_SECONDS
@@ -80,12 +84,14 @@ class Part(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Undo(Struct, frozen=True, forbid_unknown_fields=True):
-    """`reference`: the Idempotency-Key of the call to undo; `points`: what it asked for. `merchant` and `terminal` only
-    where the caller is neither. `repeat`: it was sent before, without an answer."""
+    """`reference`: the Idempotency-Key of the call to undo; `points`, or `offer` and `items`: what it asked for.
+    `merchant` and `terminal` only where the caller is neither. `repeat`: it was sent before, without an answer."""
 
     reference: Annotated[str, Meta(min_length=1, max_length=200)]
-    points: Points
     reason: Reason
+    points: Points | UnsetType = UNSET
+    offer: Id | UnsetType = UNSET
+    items: Items | UnsetType = UNSET
     merchant: Id | None = None
     terminal: Id | None = None
     repeat: bool = False
@@ -110,6 +116,8 @@ class RedemptionShown(Struct, frozen=True):
     captured_fen: int = 0
     refunded_points: int = 0
     refunded_fen: int = 0
+    offer: str | UnsetType = UNSET
+    items: int | UnsetType = UNSET
     resident: str | UnsetType = UNSET
     balance: Balance | UnsetType = UNSET
 
@@ -144,6 +152,7 @@ def _again(kind: type) -> dict[int, ResponseSpec]:
 
 
 _STATES = ("redemption-unknown", "hold-expired", "redemption-not-held", "identity-reused", "not-yours")
+_OFFERED = ("offer-unknown", "items-invalid", *(refusal.code for refusal in DECLINES))
 
 
 @post(
@@ -174,6 +183,7 @@ _STATES = ("redemption-unknown", "hold-expired", "redemption-not-held", "identit
         "merchant-unknown",
         "terminal-unknown",
         "not-yours",
+        *_OFFERED,
         body=True,
     ),
 )
@@ -194,7 +204,7 @@ async def create_redemption(
         terminal=data.terminal,
         redemption_id=redemption_id,
         resident=resident,
-        points=data.points,
+        **_asked(data),
         hold_seconds=data.hold_seconds,
         capture=data.capture,
         code=code,
@@ -230,6 +240,17 @@ async def _payer(installation: Installation, caller: Caller, data: Hold, redempt
     return data.resident, None
 
 
+def _asked(data: Hold | Undo) -> dict[str, Any]:
+    """Points, or items of an offer (one, where nothing else is said). Raises ApiError where it is both, or neither."""
+    if (data.points is UNSET) == (data.offer is UNSET):
+        raise ApiError("missing-field", "points, or an offer: one of the two")
+    if data.points is not UNSET:
+        if data.items is not UNSET:
+            raise ApiError("unknown-field", "items are of an offer")
+        return {"points": data.points}
+    return {"offer": data.offer, "items": 1 if data.items is UNSET else data.items}
+
+
 def _has_account(installation: Installation, resident: str) -> bool:
     return installation.journal.state(resident).opened
 
@@ -238,8 +259,10 @@ def _held(caller: Caller, held: Held) -> RedemptionShown:
     """What the call led to, by its event. Raises the refusal for which it was declined."""
     event, placed = held.event, held.placed
     if isinstance(event, HoldDeclined):
-        raise _refusals()[event.reason](current_state="declined", wanted=event.points)
+        wanted = {"offer": placed.offer, "items": placed.items} if placed.offer else {"wanted": event.points}
+        raise _refusals()[event.reason](current_state="declined", **wanted)
     assert isinstance(event, PointsHeld | PointsCaptured)
+    assert isinstance(placed, OrderPlaced)
     captured = isinstance(event, PointsCaptured)
     shown = RedemptionShown(
         placed.redemption_id,
@@ -251,8 +274,13 @@ def _held(caller: Caller, held: Held) -> RedemptionShown:
         None if captured else event.expires_at,
         captured_points=placed.points if captured else 0,
         captured_fen=placed.amount_fen if captured else 0,
+        **_offered(placed),
     )
     return _private(caller, shown, placed.resident, held.outcome.view)
+
+
+def _offered(of: OrderPlaced | Redemption) -> dict[str, Any]:
+    return {"offer": of.offer, "items": of.items} if of.offer else {}
 
 
 @cache
@@ -324,7 +352,7 @@ def _read(installation: Installation, caller: Caller, redemption_id: str) -> Red
     description="The rest goes back to the resident at once. The merchant is owed the part's share of the amount.",
     guards=[takes("terminal", "app")],
     status_code=201,
-    responses=_again(RedemptionShown) | documented("capture-exceeds-hold", *_STATES, body=True),
+    responses=_again(RedemptionShown) | documented("capture-exceeds-hold", "not-whole-items", *_STATES, body=True),
 )
 async def capture_redemption(
     request: Request[Caller, Any, Any],
@@ -347,6 +375,7 @@ async def capture_redemption(
         redemption.amount_fen,
         captured_points=captured.points,
         captured_fen=captured.amount_fen,
+        **_offered(redemption),
     )
     return receipt(_private(request.user, shown, parties.resident, balance), outcome)
 
@@ -386,6 +415,7 @@ async def void_redemption(
         "redemption-unknown",
         "redemption-not-captured",
         "refund-exceeds-captured",
+        "not-whole-items",
         "identity-reused",
         "not-yours",
         body=True,
@@ -447,7 +477,7 @@ async def reverse_redemption(
         raise ApiError("missing-field", "whose call it was: merchant and terminal")
     redemption_id = redemption_id_of(request.user, data.reference)
     command = ReverseOrder(
-        merchant=merchant, terminal=terminal, redemption_id=redemption_id, points=data.points, reason=data.reason
+        merchant=merchant, terminal=terminal, redemption_id=redemption_id, reason=data.reason, **_asked(data)
     )
     outcome, event = await installation.orders.reverse(command)
     return receipt(_undone(redemption_id, event), outcome)
@@ -498,6 +528,7 @@ def _agreed(redemption: Redemption, event: Event) -> RedemptionShown:
         event.expires_at if isinstance(event, HoldConfirmed) else None,
         captured.points if captured else 0,
         captured.amount_fen if captured else 0,
+        **_offered(redemption),
     )
 
 
@@ -575,6 +606,7 @@ def _shown(redemption: Redemption, at: datetime | None) -> RedemptionShown:
         redemption.captured_fen,
         redemption.refunded_points,
         redemption.refunded_fen,
+        **_offered(redemption),
     )
 
 

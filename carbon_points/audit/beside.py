@@ -9,11 +9,19 @@ from carbon_points.audit.replay.account import Residents
 from carbon_points.audit.scratch import Scratch
 from carbon_points.domain.account import Redemption
 from carbon_points.domain.methodology import Used
+from carbon_points.domain.offer import Offer, Use
 from carbon_points.domain.order import Order, Till
 from carbon_points.journal.entry import Claim, StateRow
 from carbon_points.journal.streams import decode_state, kind_of
 
-_PARTS = {"usage": dict[str, Used], "redemptions": Redemption, "orders": Order, "tills": Till}
+_PARTS = {
+    "usage": dict[str, Used],
+    "redemptions": Redemption,
+    "orders": Order,
+    "tills": Till,
+    "offers": Offer,
+    "uses": Use,
+}
 _OWN = "year/"  # a part that only the verifier keeps
 
 

@@ -14,7 +14,7 @@ _TABLES = """
 CREATE TABLE identities (partition INTEGER, key BLOB, stream TEXT, version INTEGER, position INTEGER, kept BLOB,
     PRIMARY KEY (partition, key)) WITHOUT ROWID;
 CREATE TABLE asked (redemption TEXT, resident TEXT, ordered TEXT, terms TEXT, held TEXT, held_terms TEXT,
-    PRIMARY KEY (redemption, resident)) WITHOUT ROWID;
+    offered INTEGER, PRIMARY KEY (redemption, resident)) WITHOUT ROWID;
 CREATE TABLE spent (redemption TEXT, resident TEXT, kind TEXT, times INTEGER, points INTEGER, fen INTEGER,
     said_times INTEGER, said_points INTEGER, said_fen INTEGER, PRIMARY KEY (redemption, resident, kind)) WITHOUT ROWID;
 CREATE TABLE parts (stream TEXT, part TEXT, version INTEGER, value BLOB, PRIMARY KEY (stream, part)) WITHOUT ROWID;
@@ -22,9 +22,9 @@ CREATE TABLE parts (stream TEXT, part TEXT, version INTEGER, value BLOB, PRIMARY
 
 
 _ASKED = """
-INSERT INTO asked VALUES (?,?,?,?,?,?) ON CONFLICT DO UPDATE SET ordered = coalesce(ordered, excluded.ordered),
+INSERT INTO asked VALUES (?,?,?,?,?,?,?) ON CONFLICT DO UPDATE SET ordered = coalesce(ordered, excluded.ordered),
     terms = coalesce(terms, excluded.terms), held = coalesce(held, excluded.held),
-    held_terms = coalesce(held_terms, excluded.held_terms)
+    held_terms = coalesce(held_terms, excluded.held_terms), offered = offered + excluded.offered
 """
 _SPENT = """
 INSERT INTO spent VALUES (?,?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE SET times = times + excluded.times,
@@ -68,13 +68,13 @@ class Scratch:
 
     # -- redemptions, as residents and as orders say -----------------------------------------------------------------
 
-    def ordered(self, redemption: str, resident: str, asked: str, terms: str) -> None:
-        """An order asks for so many points of a resident, on these terms."""
-        self._db.execute(_ASKED, (redemption, resident, asked, terms, None, None))
+    def ordered(self, redemption: str, resident: str, asked: str, terms: str | None) -> None:
+        """An order asks for so many points of a resident, on these terms; or (None) was declined by its offer."""
+        self._db.execute(_ASKED, (redemption, resident, asked, terms, None, None, 0))
 
-    def held(self, redemption: str, resident: str, asked: str, terms: str | None) -> None:
-        """A resident's entry holds them on these terms, or (None) declines them."""
-        self._db.execute(_ASKED, (redemption, resident, None, None, asked, terms))
+    def held(self, redemption: str, resident: str, asked: str, terms: str | None, *, offered: bool = False) -> None:
+        """A resident's entry holds them on these terms (`offered`: those of an offer), or (None) declines them."""
+        self._db.execute(_ASKED, (redemption, resident, None, None, asked, terms, int(offered)))
 
     def spent(self, redemption: str, resident: str, kind: str, points: int, fen: int) -> None:
         """A resident's entry sold, refunded or reversed so much."""
@@ -88,6 +88,11 @@ class Scratch:
     def held_otherwise(self) -> str | None:
         """A redemption that was held on other terms than were asked for."""
         row = self._db.execute("SELECT redemption FROM asked WHERE ordered <> held OR terms <> held_terms").fetchone()
+        return row[0] if row else None
+
+    def held_of_nothing(self) -> str | None:
+        """A redemption that was held for an offer, of which there is no order."""
+        row = self._db.execute("SELECT redemption FROM asked WHERE offered AND ordered IS NULL").fetchone()
         return row[0] if row else None
 
     def overstated(self) -> tuple[str, str] | None:

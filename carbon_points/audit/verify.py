@@ -130,12 +130,17 @@ class _Run:
         self.cases = self.scratch.used_in_two_partitions()
 
     def _check_orders(self) -> None:
-        """Orders and residents' entries agree on what was asked for, and no order says that more came of it, unless
-        those have come since they were read."""
+        """Orders and residents' entries agree on what was asked for, and neither says what only the other could have
+        led to, unless that has come since they were read."""
         if otherwise := self.scratch.held_otherwise():
             reason = f"redemption {otherwise} was held on other terms than its order says"
             raise Found(Finding(partition=0, position=0, reason=reason))
-        if (more := self.scratch.overstated()) and dict(self._log.heads()) == dict(self.heads):
+        if dict(self._log.heads()) != dict(self.heads):
+            return
+        if nothing := self.scratch.held_of_nothing():
+            reason = f"redemption {nothing} was held for an offer, and there is no such order"
+            raise Found(Finding(partition=0, position=0, reason=reason))
+        if more := self.scratch.overstated():
             redemption, kind = more
             reason = f"the order of redemption {redemption} says more of its {kind} than the resident's entries do"
             raise Found(Finding(partition=0, position=0, reason=reason))

@@ -107,7 +107,8 @@ class HoldPoints(Command):
     """Set points aside for a redemption, for `hold_seconds`, worth `amount_fen` to the merchant.
 
     `code_step` is the payment code that it uses up. With `confirm_seconds` the resident must agree within that time.
-    `capture` spends the points at once, or as soon as the resident agrees.
+    `capture` spends the points at once, or as soon as the resident agrees. `offer` and `items`: what they are for, of
+    which only whole items are captured and refunded.
     """
 
     resident: str
@@ -120,6 +121,8 @@ class HoldPoints(Command):
     code_step: str | None = None
     confirm_seconds: int = 0
     capture: bool = False
+    offer: str | None = None
+    items: int = 0
 
     def claim(self) -> tuple[str, ...]:
         return ("redemption", self.redemption_id)
@@ -150,6 +153,12 @@ class DeclineHold(Command):
 
     def claim(self) -> tuple[str, ...]:
         return ("redemption", self.redemption_id)
+
+    def uses_up(self) -> tuple[str, ...] | None:
+        return ("code", self.code_step) if self.code_step else None
+
+    def used_up(self) -> Refusal:
+        return CodeUsed()
 
     def differs(self, event: Event) -> list[str]:  # noqa: ARG002  # the base names it
         return []  # what there is of it already is the answer
@@ -344,7 +353,8 @@ class ActionReversed(Event):
 
 class PointsHeld(Event):
     """`expires_at` is the end of the hold or, with `confirm_seconds`, of the resident's time to agree. `code_step` is
-    the payment code that is used up. `capture`: it is spent as soon as it may be."""
+    the payment code that is used up. `capture`: it is spent as soon as it may be. `offer` and `items`: what it is for.
+    """
 
     type_name: ClassVar[str] = "points-held/1"
     resident: str
@@ -359,6 +369,8 @@ class PointsHeld(Event):
     code_step: str | None = None
     confirm_seconds: int = 0
     capture: bool = False
+    offer: str | None = None
+    items: int = 0
 
 
 class HoldDeclined(Event):
@@ -490,6 +502,8 @@ class Redemption(Struct):
     reversed_fen: int = 0
     hold_seconds: int = 0
     capture: bool = False
+    offer: str | None = None
+    items: int = 0
 
 
 class Tap(Struct, frozen=True):
@@ -675,6 +689,11 @@ class HoldAbandoned(Refusal):
 class CaptureExceedsHold(Refusal):
     code = "capture-exceeds-hold"
     title = "More than the hold would be captured"
+
+
+class NotWholeItems(Refusal):
+    code = "not-whole-items"
+    title = "Of an offer, only whole items are captured and refunded"
 
 
 class RefundExceedsCaptured(Refusal):
@@ -1030,6 +1049,8 @@ def hold(account: Account, command: HoldPoints, *, now: datetime) -> list[Event]
         code_step=command.code_step,
         confirm_seconds=command.confirm_seconds,
         capture=command.capture,
+        offer=command.offer,
+        items=command.items,
     )
     if not command.capture or command.confirm_seconds:
         return [held]
@@ -1077,11 +1098,13 @@ def confirm(account: Account, command: ConfirmHold, *, now: datetime) -> list[Ev
 
 
 def capture(account: Account, command: CapturePoints, *, now: datetime) -> list[Event]:
-    """Refusals, in order: PointsInvalid, RedemptionUnknown, HoldExpired, RedemptionNotHeld, CaptureExceedsHold."""
+    """Refusals, in order: PointsInvalid, RedemptionUnknown, HoldExpired, RedemptionNotHeld, CaptureExceedsHold,
+    NotWholeItems."""
     _check_points(command.points)
     redemption, held = _on_hold(account, command.redemption_id)
     if command.points > redemption.points:
         raise CaptureExceedsHold(held=redemption.points, wanted=command.points)
+    _check_whole(redemption, command.points)
     return [_capture(account, redemption, held, command.points, now=now, by="capture")]
 
 
@@ -1156,7 +1179,7 @@ def _release(
 def refund(account: Account, command: RefundPoints, *, now: datetime) -> list[Event]:
     """Give captured points back, those that live longest first.
 
-    Refusals, in order: PointsInvalid, RedemptionUnknown, RedemptionNotCaptured, RefundExceedsCaptured.
+    Refusals, in order: PointsInvalid, RedemptionUnknown, RedemptionNotCaptured, RefundExceedsCaptured, NotWholeItems.
     """
     _check_points(command.points)
     redemption = account.redemptions.get(command.redemption_id)
@@ -1167,6 +1190,7 @@ def refund(account: Account, command: RefundPoints, *, now: datetime) -> list[Ev
     left = redemption.captured_points - redemption.refunded_points
     if command.points > left:
         raise RefundExceedsCaptured(left=left, wanted=command.points, current_state=redemption.status)
+    _check_whole(redemption, command.points)
     return [_refund(account, redemption, command.refund_id, command.points, now=now)]
 
 
@@ -1269,6 +1293,11 @@ def freeze(account: Account, command: FreezeAccount, *, now: datetime) -> list[E
 def _check_points(points: int) -> None:
     if not 1 <= points <= POINTS_MOST:
         raise PointsInvalid(points=points)
+
+
+def _check_whole(redemption: Redemption, points: int) -> None:
+    if redemption.items and points % (item_points := redemption.points // redemption.items):
+        raise NotWholeItems(item_points=item_points, wanted=points)
 
 
 def _on_hold(account: Account, redemption_id: str, *states: str) -> tuple[Redemption, Hold]:
@@ -1385,6 +1414,8 @@ def _held(account: Account, event: PointsHeld) -> None:
         "confirming" if unconfirmed else "held",
         hold_seconds=event.hold_seconds if unconfirmed else 0,
         capture=event.capture and unconfirmed,
+        offer=event.offer,
+        items=event.items,
     )
 
 

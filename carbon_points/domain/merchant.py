@@ -8,16 +8,32 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta, Struct
 
-from carbon_points.domain import order
+from carbon_points.domain import offer, order
 from carbon_points.domain.event import Command, County, Event, Id, Text
+from carbon_points.domain.offer import (
+    Campaign,
+    CampaignChanged,
+    CampaignOpened,
+    Catalogue,
+    ChangeCampaign,
+    ChangeOffer,
+    Offer,
+    OfferChanged,
+    OfferPublished,
+    OpenCampaign,
+    PublishOffer,
+    Use,
+)
 from carbon_points.domain.order import (
     FollowOrder,
     Order,
+    OrderDeclined,
     OrderMoved,
     OrderPlaced,
     OrderReversed,
     PlaceOrder,
     ReverseOrder,
+    Terms,
     Till,
 )
 from carbon_points.domain.refusal import Refusal
@@ -26,12 +42,14 @@ PRICE_MOST_FEN = 10_000
 
 
 class RegisterMerchant(Command):
-    """`fen_per_point`: what the fund owes the merchant for each point it accepts. `county`: a GB/T 2260 code."""
+    """`fen_per_point`: what the fund owes the merchant for each point it accepts. `county`: a GB/T 2260 code.
+    `public`: a public body, whose offers are benefits of the city."""
 
     merchant: Id
     name: Text
     fen_per_point: Annotated[int, Meta(ge=1, le=PRICE_MOST_FEN)]
     county: County | None = None
+    public: bool = False
 
     def claim(self) -> tuple[str, ...]:
         return ("merchant", self.merchant)
@@ -73,6 +91,7 @@ class MerchantRegistered(Event):
     name: str
     fen_per_point: int
     county: str | None = None
+    public: bool = False
 
 
 class PriceChanged(Event):
@@ -108,7 +127,7 @@ class SettlementClosed(Event):
 
 
 class Merchant(Struct):
-    """`orders` by redemption and `tills` by terminal are kept in parts."""
+    """Kept in parts: `orders` by redemption, `tills` by terminal, `offers` by id, `uses` by offer and resident."""
 
     id: str
     name: str = ""
@@ -119,6 +138,14 @@ class Merchant(Struct):
     confirm_above: int | None = None
     orders: dict[str, Order] = {}
     tills: dict[str, Till] = {}
+    public: bool = False
+    campaigns: dict[str, Campaign] = {}
+    offers: dict[str, Offer] = {}
+    uses: dict[str, Use] = {}
+
+    @property
+    def catalogue(self) -> Catalogue:
+        return Catalogue(self.offers, self.campaigns, self.uses)
 
     def accepting(self, terminal: str) -> "Merchant":
         """This merchant, if it may redeem at that terminal. Refusals, in order: MerchantUnknown, TerminalUnknown."""
@@ -179,11 +206,22 @@ def parts(message: Command | Event, facts: object = None) -> list[tuple[str, str
     """The parts of the state that a command reads or an event changes, as (field, key)."""
     match message:
         case PlaceOrder() | OrderPlaced():
-            return [("orders", message.redemption_id)]
-        case FollowOrder() | OrderMoved() | ReverseOrder() | OrderReversed():
+            return [("orders", message.redemption_id), *_of_offer(message.offer, message.resident)]
+        case FollowOrder() | OrderMoved():
+            own = [("orders", message.redemption_id), ("tills", message.terminal)]
+            return [*own, *_of_offer(message.offer, message.resident)]
+        case ReverseOrder() | OrderReversed():
             return [("orders", message.redemption_id), ("tills", message.terminal)]
+        case OrderDeclined():
+            return [("orders", message.redemption_id)]
+        case PublishOffer() | OfferPublished() | ChangeOffer() | OfferChanged():
+            return [("offers", message.offer)]
         case _:
             return []
+
+
+def _of_offer(name: str | None, resident: str) -> list[tuple[str, str]]:
+    return offer.parts_of(name, resident) if name else []
 
 
 def decide(merchant: Merchant, command: Command, *, now: datetime, facts: object = None) -> list[Event]:
@@ -199,6 +237,7 @@ def decide(merchant: Merchant, command: Command, *, now: datetime, facts: object
                     name=command.name,
                     fen_per_point=command.fen_per_point,
                     county=command.county,
+                    public=command.public,
                 )
             ]
         case _ if not merchant.name:
@@ -213,6 +252,8 @@ def decide(merchant: Merchant, command: Command, *, now: datetime, facts: object
             return [TermsChanged(recorded_at=now, merchant=merchant.id, confirm_above=command.confirm_above)]
         case PlaceOrder() | ReverseOrder() | FollowOrder():
             return _order(merchant.accepting(command.terminal), command, now=now)
+        case PublishOffer() | ChangeOffer() | OpenCampaign() | ChangeCampaign():
+            return offer.decide(merchant.catalogue, command, now=now)
         case EnrolTerminal():
             return [TerminalEnrolled(recorded_at=now, merchant=merchant.id, terminal=command.terminal)]
         case CloseSettlement():
@@ -227,8 +268,8 @@ def _order(merchant: Merchant, command: PlaceOrder | ReverseOrder | FollowOrder,
     till = merchant.tills.get(command.terminal) or Till()
     match command:
         case PlaceOrder():
-            price, above = merchant.fen_per_point, merchant.confirm_above
-            return order.place(command, known, fen_per_point=price, confirm_above=above, now=now)
+            terms = Terms(merchant.fen_per_point, merchant.confirm_above, merchant.catalogue)
+            return order.place(command, known, terms, now=now)
         case ReverseOrder():
             return order.reverse(command, known, till, now=now)
         case FollowOrder():
@@ -257,6 +298,7 @@ def evolve(merchant: Merchant, event: Event) -> None:
     match event:
         case MerchantRegistered():
             merchant.name, merchant.fen_per_point, merchant.county = event.name, event.fen_per_point, event.county
+            merchant.public = event.public
         case PriceChanged():
             merchant.fen_per_point = event.fen_per_point
         case TerminalEnrolled():
@@ -266,12 +308,16 @@ def evolve(merchant: Merchant, event: Event) -> None:
         case TermsChanged():
             merchant.confirm_above = event.confirm_above
         case OrderPlaced():
-            merchant.orders[event.redemption_id] = order.placed(event)
+            merchant.orders[event.redemption_id] = order.placed(event, merchant.catalogue)
+        case OrderDeclined():
+            merchant.orders[event.redemption_id] = order.refused(event)
         case OrderMoved():
             till = merchant.tills.setdefault(event.terminal, Till())
-            order.moved(event, merchant.orders[event.redemption_id], till)
+            order.moved(event, merchant.orders[event.redemption_id], till, merchant.catalogue)
         case OrderReversed():
             if event.redemption_id not in merchant.orders:
                 merchant.orders[event.redemption_id] = Order(event.terminal, "", event.points, 0, "reversed")
+        case OfferPublished() | OfferChanged() | CampaignOpened() | CampaignChanged():
+            offer.evolve(merchant.catalogue, event)
         case _:
             raise AssertionError(f"not a merchant's event: {event.type_name}")

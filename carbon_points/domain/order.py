@@ -7,11 +7,13 @@ Invariant: whatever an order moves counts in one batch of its terminal, and once
 """
 
 from datetime import datetime
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from msgspec import Meta, Struct, field
+from msgspec import Struct, field
 
+from carbon_points.domain import offer as offers
 from carbon_points.domain.event import Command, Event, Id
+from carbon_points.domain.offer import Catalogue, Taken
 from carbon_points.domain.refusal import Refusal
 
 Kind = Literal["sale", "refund", "reversal", "void", "expiry", "decline", "release"]
@@ -27,8 +29,8 @@ _KINDS: dict[str, Kind] = {  # what the end of a hold is to the order
 
 
 class PlaceOrder(Command):
-    """A terminal, or an app for it, asks for a resident's points. `code`: the payment code that it uses
-    up, by its step."""
+    """A terminal, or an app for it, asks for a resident's points: so many, or what the `items` of an offer cost.
+    `code`: the payment code that it uses up, by its step."""
 
     claimed_everywhere: ClassVar[bool] = True
 
@@ -36,34 +38,44 @@ class PlaceOrder(Command):
     terminal: Id
     redemption_id: str
     resident: str
-    points: int
     hold_seconds: int
+    points: int = 0
     capture: bool = False
     code: str | None = None
+    offer: Id | None = None
+    items: int = 0
 
     def claim(self) -> tuple[str, ...]:
         return ("order", self.redemption_id)
 
+    def differs(self, event: Event) -> list[str]:
+        return [f for f in super().differs(event) if f != "points" or self.offer is None]  # else the offer says them
+
 
 class ReverseOrder(Command):
-    """Undo what a reference asked for, whether or not it has come: it may be on its way still."""
+    """Undo what a reference asked for, whether or not it has come: it may be on its way still. It is told by its
+    points or, of an offer, by its items: whoever got no answer may not know what they cost."""
 
     merchant: Id
     terminal: Id
     redemption_id: str
-    points: Annotated[int, Meta(ge=1)]
     reason: Reason
+    points: int = 0
+    offer: Id | None = None
+    items: int = 0
 
     def claim(self) -> tuple[str, ...]:
         return ("order-reversal", self.redemption_id)
 
     def differs(self, event: Event) -> list[str]:
-        return [f for f in super().differs(event) if f != "reason"]  # it may be repeated for another one
+        # It may be repeated for another reason.
+        told = "points" if self.offer else "items"
+        return [f for f in super().differs(event) if f not in ("reason", told)]
 
 
 class FollowOrder(Command):
     """Bring an order to what the resident's stream says of its redemption. `ended` is the end of its hold; refunds
-    are without what a reversal gave back."""
+    are without what a reversal gave back. `resident` and `offer` say in time which parts of the state it needs."""
 
     merchant: str
     terminal: str
@@ -76,9 +88,13 @@ class FollowOrder(Command):
     refunded_fen: int = 0
     reversed_points: int = 0
     reversed_fen: int = 0
+    resident: str = ""
+    offer: str | None = None
 
 
 class OrderPlaced(Event):
+    """With an offer, `points` and `amount_fen` are what its items cost by then, and they are reserved."""
+
     type_name: ClassVar[str] = "order-placed/1"
     merchant: str
     terminal: str
@@ -90,6 +106,22 @@ class OrderPlaced(Event):
     capture: bool = False
     code: str | None = None
     confirm_seconds: int = 0
+    offer: str | None = None
+    items: int = 0
+
+
+class OrderDeclined(Event):
+    """Nothing is reserved, for `reason`, the code of the offer's refusal, and under this id nothing ever will be."""
+
+    type_name: ClassVar[str] = "order-declined/1"
+    merchant: str
+    terminal: str
+    redemption_id: str
+    resident: str
+    offer: str
+    items: int
+    reason: str
+    code: str | None = None
 
 
 class OrderReversed(Event):
@@ -102,10 +134,14 @@ class OrderReversed(Event):
     points: int
     reason: Reason
     resident: str | None = None
+    offer: str | None = None
+    items: int = 0
 
 
 class OrderMoved(Event):
-    """Something came of an order, and counts in this batch: `count` times, of so many points and fen in all."""
+    """Something came of an order, and counts in this batch: `count` times, of so many points and fen in all. With an
+    offer, so many `items` of what it reserved are sold, and so many of those that it had are `returned` to the stock.
+    """
 
     type_name: ClassVar[str] = "order-moved/1"
     merchant: str
@@ -117,10 +153,14 @@ class OrderMoved(Event):
     points: int
     amount_fen: int
     count: int = 1
+    offer: str | None = None
+    items: int = 0
+    returned: int = 0
 
 
 class Order(Struct, omit_defaults=True):
-    """`status`: placed, reversed (before it came), or the kind of its first move. `batch` is the sale's."""
+    """`status`: placed, declined (by its offer), reversed (before it came), or the kind of its first move. `batch` is
+    the sale's, `taken` what it has of an offer."""
 
     terminal: str
     resident: str
@@ -128,10 +168,13 @@ class Order(Struct, omit_defaults=True):
     amount_fen: int
     status: str = "placed"
     batch: int = 0
+    offer: str | None = None
+    items: int = 0
     refunds: int = 0
     refunded_points: int = 0
     refunded_fen: int = 0
     reversed: bool = False
+    taken: Taken | None = None
 
 
 class Sum(Struct):
@@ -170,13 +213,31 @@ class UseRefund(Refusal):
     title = "The batch of this sale is closed: refund it"
 
 
-def place(
-    command: PlaceOrder, order: Order | None, *, fen_per_point: int, confirm_above: int | None, now: datetime
-) -> list[Event]:
-    """Refusals: RedemptionReversed."""
+class Terms(Struct, frozen=True):
+    """What a merchant's orders go by."""
+
+    fen_per_point: int
+    confirm_above: int | None
+    catalogue: Catalogue
+
+
+def place(command: PlaceOrder, order: Order | None, terms: Terms, *, now: datetime) -> list[Event]:
+    """What an offer cannot give now declines the order for good.
+
+    Refusals, in order: RedemptionReversed, ItemsInvalid, OfferUnknown.
+    """
     if order is not None:  # the claim knows of those that were placed
         raise RedemptionReversed(redemption=command.redemption_id, current_state="reversed")
-    asks = command.code is not None and confirm_above is not None and command.points > confirm_above
+    points, amount_fen = command.points, command.points * terms.fen_per_point
+    if command.offer is not None:
+        try:
+            taken = offers.reserve(
+                terms.catalogue, offer=command.offer, resident=command.resident, items=command.items, now=now
+            )
+        except offers.DECLINES as refusal:
+            return [_declined(command, command.offer, refusal.code, now=now)]
+        points, amount_fen = command.items * taken.points, command.items * taken.amount_fen
+    asks = command.code is not None and terms.confirm_above is not None and points > terms.confirm_above
     return [
         OrderPlaced(
             recorded_at=now,
@@ -184,20 +245,36 @@ def place(
             terminal=command.terminal,
             redemption_id=command.redemption_id,
             resident=command.resident,
-            points=command.points,
-            amount_fen=command.points * fen_per_point,
+            points=points,
+            amount_fen=amount_fen,
             hold_seconds=command.hold_seconds,
             capture=command.capture,
             code=command.code,
             confirm_seconds=CONFIRM_SECONDS if asks else 0,
+            offer=command.offer,
+            items=command.items,
         )
     ]
 
 
+def _declined(command: PlaceOrder, offer: str, reason: str, *, now: datetime) -> OrderDeclined:
+    return OrderDeclined(
+        recorded_at=now,
+        merchant=command.merchant,
+        terminal=command.terminal,
+        redemption_id=command.redemption_id,
+        resident=command.resident,
+        offer=offer,
+        items=command.items,
+        reason=reason,
+        code=command.code,
+    )
+
+
 def reverse(command: ReverseOrder, order: Order | None, till: Till, *, now: datetime) -> list[Event]:
     """Refusals, in order: ReversalMismatch, UseRefund."""
-    if order and order.points != command.points:
-        raise ReversalMismatch(points=order.points, wanted=command.points)
+    if order and not _tells(command, order):
+        raise ReversalMismatch(points=order.points, offer=order.offer, items=order.items)
     if order and order.status == "sale" and order.batch != till.batch:
         raise UseRefund(redemption=command.redemption_id, batch=order.batch)
     return [
@@ -206,17 +283,26 @@ def reverse(command: ReverseOrder, order: Order | None, till: Till, *, now: date
             merchant=command.merchant,
             terminal=command.terminal,
             redemption_id=command.redemption_id,
-            points=command.points,
+            points=order.points if order else command.points,
             reason=command.reason,
             resident=order.resident if order else None,
+            offer=command.offer,
+            items=command.items,
         )
     ]
+
+
+def _tells(command: ReverseOrder, order: Order) -> bool:
+    """Whether a reversal means that order: by its points or, where it names an offer, by its items."""
+    if command.offer is None:
+        return order.points == command.points
+    return (order.offer, order.items) == (command.offer, command.items)
 
 
 def follow(command: FollowOrder, order: Order, till: Till, *, now: datetime) -> list[Event]:
     """What the order has not counted yet, in the terminal's open batch."""
     moves: list[tuple[Kind, int, int, int]] = []
-    if order.status == "placed" and command.ended:
+    if order.status in ("placed", "declined") and command.ended:
         kind = _KINDS[command.ended]
         moves.append((kind, 1, command.captured_points or order.points, command.captured_fen))
     if refunds := command.refunds - order.refunds:
@@ -236,16 +322,58 @@ def follow(command: FollowOrder, order: Order, till: Till, *, now: datetime) -> 
             points=points,
             amount_fen=amount_fen,
             count=count,
+            offer=order.taken.offer if order.taken else None,
+            items=(sold := _sold(order.taken, kind, points)),
+            returned=_returned(order.taken, kind, points, sold),
         )
         for kind, count, points, amount_fen in moves
     ]
 
 
-def placed(event: OrderPlaced) -> Order:
-    return Order(event.terminal, event.resident, event.points, event.amount_fen)
+def _sold(taken: Taken | None, kind: Kind, points: int) -> int:
+    return points // taken.points if taken and kind == "sale" else 0
 
 
-def moved(event: OrderMoved, order: Order, till: Till) -> None:
+def _returned(taken: Taken | None, kind: Kind, points: int, sold: int) -> int:
+    """Where points come back, their items do; else all that is reserved and not sold."""
+    if taken is None:
+        return 0
+    return points // taken.points if kind in ("refund", "reversal") else taken.reserved - sold
+
+
+def placed(event: OrderPlaced, catalogue: Catalogue) -> Order:
+    taken = None
+    if event.offer is not None:
+        taken = offers.taken_by(
+            catalogue,
+            event.offer,
+            event.resident,
+            event.items,
+            points=event.points // event.items,
+            amount_fen=event.amount_fen // event.items,
+            now=event.recorded_at,
+        )
+        offers.take(catalogue, taken)
+    return Order(
+        event.terminal,
+        event.resident,
+        event.points,
+        event.amount_fen,
+        offer=event.offer,
+        items=event.items,
+        taken=taken,
+    )
+
+
+def refused(event: OrderDeclined) -> Order:
+    return Order(event.terminal, event.resident, 0, 0, "declined", offer=event.offer, items=event.items)
+
+
+def moved(event: OrderMoved, order: Order, till: Till, catalogue: Catalogue) -> None:
+    if order.taken and event.items:
+        offers.sell(catalogue, order.taken, event.items)
+    elif order.taken:
+        offers.give_back(catalogue, order.taken, event.returned)
     till.moved_at = event.recorded_at
     match event.kind:
         case "refund":

@@ -43,6 +43,7 @@ MERCHANTS = Table(
     latest("name"),  # null: not registered, as far as was read
     latest("fen_per_point", BigInteger),
     latest("county"),
+    latest("public", BigInteger),
     added("captures"),
     added("captured_points"),
     added("captured_fen"),
@@ -103,6 +104,7 @@ class Merchant(Struct, frozen=True):
     name: str
     fen_per_point: int
     county: str | None
+    public: bool
     captures: int
     captured_points: int
     captured_fen: int
@@ -155,7 +157,7 @@ def fold(batch: Batch, made: Made) -> None:
 def _merchants(batch: Batch, made: Made) -> None:
     rows = made[MERCHANTS]
     for _, e in batch.of(MerchantRegistered):
-        rows.put(merchant=e.merchant, name=e.name, fen_per_point=e.fen_per_point, county=e.county)
+        rows.put(merchant=e.merchant, name=e.name, fen_per_point=e.fen_per_point, county=e.county, public=int(e.public))
     for _, e in batch.of(PriceChanged):
         rows.put(merchant=e.merchant, fen_per_point=e.fen_per_point)
     for _, e in batch.of(PointsCaptured):
@@ -224,7 +226,9 @@ def merchant(at: Snapshot, merchant_id: str) -> Merchant | None:
     return next(iter(_with_terminals(at, found)), None)
 
 
-_MERCHANTS = select(*fields(MERCHANTS, Merchant, terminals=null())).where(MERCHANTS.c.name.is_not(None))
+_MERCHANTS = select(*fields(MERCHANTS, Merchant, public=MERCHANTS.c.public == 1, terminals=null())).where(
+    MERCHANTS.c.name.is_not(None)
+)
 
 
 def _with_terminals(at: Snapshot, found: Sequence[Merchant]) -> list[Merchant]:

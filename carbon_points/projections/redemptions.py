@@ -20,7 +20,7 @@ from carbon_points.domain.account import (
     PointsHeld,
     PointsRefunded,
 )
-from carbon_points.domain.order import OrderMoved, OrderPlaced, OrderReversed
+from carbon_points.domain.order import OrderDeclined, OrderMoved, OrderPlaced, OrderReversed
 from carbon_points.projections.rows import (
     Batch,
     Made,
@@ -58,6 +58,8 @@ REDEMPTIONS = Table(
     latest("order_terminal"),
     latest("ordered_points", BigInteger),
     latest("ordered_at", Moment),
+    latest("offer"),
+    latest("declined"),  # for which reason of its offer
     latest("reversing", BigInteger),
     latest("followed"),
     # and both, in sums
@@ -111,7 +113,7 @@ class Redemption(Struct, frozen=True):
 
 class Loose(Struct, frozen=True):
     """An order that has not taken in all that became of it, or that has nothing yet. `ended` is null where no end is in
-    the log, `expires_at` where nothing was held."""
+    the log, `expires_at` where nothing was held; `declined` is why its offer refused it."""
 
     redemption_id: str
     resident: str
@@ -119,6 +121,8 @@ class Loose(Struct, frozen=True):
     order_terminal: str
     ordered_points: int
     expires_at: datetime | None
+    offer: str | None
+    declined: str | None
     reversing: int | None
     ended: str | None
     captured_points: int
@@ -198,6 +202,18 @@ def _orders(batch: Batch, made: Made) -> None:
             order_terminal=e.terminal,
             ordered_points=e.points,
             ordered_at=e.recorded_at,
+            offer=e.offer,
+        )
+    for _, e in batch.of(OrderDeclined):
+        rows.put(
+            redemption_id=e.redemption_id,
+            resident=e.resident,
+            order_merchant=e.merchant,
+            order_terminal=e.terminal,
+            ordered_points=0,
+            ordered_at=e.recorded_at,
+            offer=e.offer,
+            declined=e.reason,
         )
     for _, e in batch.of(OrderReversed):
         if e.resident is not None:

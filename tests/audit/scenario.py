@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from carbon_points.domain import account, fund, lot, merchant, methodology, order, source
+from carbon_points.domain import account, fund, lot, merchant, methodology, offer, order, source
 from carbon_points.domain.consent import Consent
 from carbon_points.domain.event import Command, Event
 from carbon_points.journal import codec
@@ -111,6 +111,27 @@ class City:
     def capture(self, who: str, name: str, points: int) -> None:
         self.do(account.CapturePoints(resident=who, redemption_id=name, points=points))
 
+    # -- what they have of the tea house's offers --------------------------------------------------------------------
+
+    def at_tea(self, who: str, name: str, what: str, items: int, **said: Any) -> None:
+        """An order, and its points on hold; or the decline that the offer makes of it."""
+        at: dict[str, Any] = {"merchant": "tea", "terminal": "tea-1", "redemption_id": name, "resident": who}
+        hold = {"hold_seconds": said.pop("hold_seconds", 300), "capture": said.pop("capture", False)}
+        [told] = self.do(order.PlaceOrder(**at, **hold, **said, offer=what, items=items)).events
+        if isinstance(told, order.OrderPlaced):
+            cost: dict[str, Any] = {"points": told.points, "amount_fen": told.amount_fen}
+            self.do(account.HoldPoints(**at, **hold, **cost, offer=what, items=items))
+            return
+        assert isinstance(told, order.OrderDeclined)
+        self.do(account.DeclineHold(**at, points=0, reason=told.reason, code_step=told.code))
+        self.told(name, ended="declined")
+
+    def told(self, name: str, **said: Any) -> None:
+        self.do(order.FollowOrder(merchant="tea", terminal="tea-1", redemption_id=name, **said))
+
+    def changed(self, name: str, **said: Any) -> None:
+        self.do(offer.ChangeOffer(merchant="tea", offer="cup", change_id=name, **said))
+
     def refund(self, who: str, name: str, refund: str, points: int) -> None:
         self.do(account.RefundPoints(resident=who, redemption_id=name, refund_id=refund, points=points))
 
@@ -171,6 +192,7 @@ def live(url: str) -> Journal:
     _spend(city)
     _take_back(city)
     _order(city)
+    _offer(city)
     _pool(city)
     _sell(city)
     _grow_old(city)
@@ -328,6 +350,64 @@ def _order(city: City) -> None:
     city.now += HOUR
     city.do(account.LapseDue(resident=CEM))
     followed("o8", ended="declined")
+
+
+def _offer(city: City) -> None:
+    cup: dict[str, Any] = {"merchant": "tea", "offer": "cup", "title": "茶一杯", "points": 2, "amount_fen": 9}
+    limits = {"per_resident": 4, "per_resident_day": 3, "per_day": 3}
+    city.do(offer.PublishOffer(**cup, **limits, stock=5, closes_at=city.now + 9 * DAY))
+    city.at_tea(CEM, "q1", "cup", 3, capture=True)
+    city.told("q1", ended="captured", captured_points=6, captured_fen=27)
+    city.at_tea(DAN, "q2", "cup", 3)  # two are left
+    city.at_tea(CEM, "q3", "cup", 1)  # three in a day
+    city.at_tea(DAN, "q4", "cup", 1)  # all together, too
+    city.now += DAY
+    city.at_tea(CEM, "q5", "cup", 2, code="pay_1.q5")  # four in all
+    city.changed("h1", restock=4, points=1, per_resident=None, per_resident_day=None, per_day=None)
+    city.at_tea(CEM, "q6", "cup", 2)
+    city.do(account.VoidHold(resident=CEM, redemption_id="q6"))
+    city.told("q6", ended="voided")
+    city.refund(CEM, "q1", "f7", 2)
+    sold = {"ended": "captured", "captured_points": 6, "captured_fen": 27}
+    city.told("q1", **sold, refunds=1, refunded_points=2, refunded_fen=9)
+    city.changed("h2", withdrawn=True, restock=-1)
+    city.at_tea(CEM, "q7", "cup", 1)  # withdrawn
+    city.changed("h3", withdrawn=False, per_day=3)
+    at = {"merchant": "tea", "terminal": "tea-1"}
+    city.do(order.ReverseOrder(**at, redemption_id="q1", offer="cup", items=3, reason="timeout"))
+    city.do(account.ReverseRedemption(resident=CEM, redemption_id="q1", **at, points=6))
+    back = {"refunds": 1, "refunded_points": 2, "refunded_fen": 9, "reversed_points": 4, "reversed_fen": 18}
+    city.told("q1", **sold, **back)
+    city.do(order.ReverseOrder(**at, redemption_id="q8", offer="cup", items=2, reason="mismatch"))
+    city.at_tea(CEM, "q9", "cup", 2, hold_seconds=60)
+    city.now += HOUR
+    city.do(account.LapseDue(resident=CEM))
+    city.told("q9", ended="expired")
+    city.at_tea(CEM, "q10", "cup", 2)  # what came back leaves room
+    _campaign(city, cup)
+
+
+def _campaign(city: City, cup: dict[str, Any]) -> None:
+    city.do(offer.OpenCampaign(merchant="tea", campaign="spring", title="春", budget_points=9))
+    city.do(offer.PublishOffer(**(cup | {"offer": "pot"}), campaign="spring", opens_at=city.now + HOUR))
+    city.at_tea(CEM, "p1", "pot", 1)  # not yet
+    city.now += HOUR
+    city.at_tea(CEM, "p2", "pot", 3)
+    city.capture(CEM, "p2", 4)
+    city.told("p2", ended="captured", captured_points=4, captured_fen=18)
+    city.at_tea(CEM, "p3", "pot", 3)  # 4 points and 6
+    change = {"merchant": "tea", "campaign": "spring"}
+    city.do(offer.ChangeCampaign(**change, change_id="h1", budget_points=None, budget_fen=44))
+    city.at_tea(CEM, "p4", "pot", 3)  # 18 fen and 27
+    city.at_tea(CEM, "p5", "pot", 2)
+    city.do(offer.ChangeCampaign(**change, change_id="h2", closed=True))
+    city.do(account.VoidHold(resident=CEM, redemption_id="p5"))
+    city.told("p5", ended="voided")
+    city.at_tea(CEM, "p6", "pot", 1)  # its campaign is closed
+    city.do(offer.OpenCampaign(merchant="tea", campaign="summer", title="夏", budget_fen=900))
+    city.do(offer.PublishOffer(**(cup | {"offer": "ice", "stock": 7}), campaign="summer"))
+    city.at_tea(CEM, "p7", "ice", 1, capture=True)
+    city.told("p7", ended="captured", captured_points=2, captured_fen=9)
 
 
 def _pool(city: City) -> None:

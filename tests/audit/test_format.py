@@ -10,11 +10,12 @@ import pytest
 
 import carbon_points.audit
 from carbon_points.audit.replay import account as replayed
-from carbon_points.audit.replay import fund, lot, merchant
+from carbon_points.audit.replay import fund, lot, merchant, offer
 from carbon_points.audit.replay.methodology import expiry, recompute
 from carbon_points.domain import account
 from carbon_points.domain import fund as domain_fund
 from carbon_points.domain import merchant as domain_merchant
+from carbon_points.domain import offer as domain_offer
 from carbon_points.domain.account import ActionCredited
 from carbon_points.domain.methodology import Used, digest_of, parse
 from carbon_points.domain.quantity import MG_PER_KG
@@ -105,3 +106,8 @@ def test_the_numbers_of_the_format_are_those_that_the_program_keeps_to() -> None
     assert merchant.PRICE_MOST_FEN == domain_merchant.PRICE_MOST_FEN
     assert fund.FEN_MOST == domain_fund.FEN_MOST
     assert lot.MG_PER_KG == MG_PER_KG
+    assert offer.ITEMS_MOST == domain_offer.ITEMS_MOST
+    assert offer.CAMPAIGNS_MOST == domain_offer.CAMPAIGNS_MOST
+    assert offer.COUNT_MOST == domain_offer.COUNT_MOST
+    assert offer.ITEM_MOST == domain_offer.ITEM_POINTS_MOST == domain_offer.ITEM_FEN_MOST
+    assert offer.BUDGET_MOST == domain_offer.BUDGET_MOST

@@ -302,9 +302,12 @@ class Residents:
         must(1 <= event.points <= POINTS_MOST, f"{event.points} points are held")
         must(1 <= event.hold_seconds <= HOLD_MOST_SECONDS, f"the hold lasts {event.hold_seconds} seconds")
         must(not account.frozen, "the account is frozen")
-        self._book.merchants[event.merchant].check_hold(
-            event.terminal, event.points, event.amount_fen, event.recorded_at
-        )
+        merchant = self._book.merchants[event.merchant]
+        merchant.check_terminal(event.terminal, event.recorded_at)
+        if event.offer is None:  # else its order says what it is worth
+            merchant.check_worth(event.points, event.amount_fen, event.recorded_at)
+        even = event.items > 0 and event.points % event.items == 0
+        must(event.items == 0 if event.offer is None else even, f"{event.points} points for {event.items} items")
         must(event.confirm_seconds in (0, CONFIRM_SECONDS), f"the resident has {event.confirm_seconds} s to agree")
         ends = event.recorded_at + timedelta(seconds=event.confirm_seconds or event.hold_seconds)
         same("expires_at", event.expires_at, ends)
@@ -319,10 +322,11 @@ class Residents:
         if unconfirmed:
             redemption.status, redemption.hold_seconds = "confirming", event.hold_seconds
             redemption.capture = event.capture
-        elif event.capture:
+        redemption.offer, redemption.items = event.offer, event.items
+        if event.capture and not unconfirmed:
             resident.spending = (event.redemption_id, "hold")
         self._keep(entry, event, redemption)
-        self._scratch.held(event.redemption_id, account.id, asked(event), terms(event))
+        self._scratch.held(event.redemption_id, account.id, asked(event), terms(event), offered=event.offer is not None)
 
     def _declined(self, account: Account, event: shapes.HoldDeclined, entry: Entry) -> None:
         """Why is not checked: it may be what only another stream or nobody knows. That nothing follows is."""
@@ -357,6 +361,7 @@ class Residents:
         held = self._on_hold(account, event)
         same("terminal", event.terminal, redemption.terminal)
         must(1 <= event.points <= redemption.points, f"{event.points} points are captured of {redemption.points}")
+        _check_whole(redemption, event.points)
         same("amount_fen", event.amount_fen, redemption.amount_fen * event.points // redemption.points)
         same("taken", event.taken, _earliest(held.taken, event.points))
         rest = dict(held.taken)
@@ -386,6 +391,7 @@ class Residents:
         must(redemption.status != "reversed", "the redemption was reversed")
         left = redemption.captured_points - redemption.refunded_points
         must(1 <= event.points <= left, f"{event.points} points are refunded of {left}")
+        _check_whole(redemption, event.points)
         # What earlier refunds gave back lay last; this one gives back what lies last of the rest.
         here = _earliest(redemption.captured, left)
         stay = dict(_earliest(here, left - event.points))
@@ -464,6 +470,11 @@ class Residents:
 
 
 # -- what holds before every event -----------------------------------------------------------------------------------
+
+
+def _check_whole(redemption: Redemption, points: int) -> None:
+    whole = not redemption.items or points % (redemption.points // redemption.items) == 0
+    must(whole, "of an offer, only whole items are captured and refunded")
 
 
 def _nothing_due(account: Account, event: Any) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from carbon_points.domain import account, fund, lot, merchant, order, source
+from carbon_points.domain import account, fund, lot, merchant, offer, order, source
 from carbon_points.domain.event import Event
 
 Words = tuple[str, ...]
@@ -31,7 +31,12 @@ WORDS: dict[type[Event], Callable[[Any], Words | None]] = {
     merchant.MerchantRegistered: lambda e: ("merchant", e.merchant),
     merchant.TerminalEnrolled: lambda e: ("terminal", e.merchant, e.terminal),
     order.OrderPlaced: lambda e: ("order", e.redemption_id),
+    order.OrderDeclined: lambda e: ("order", e.redemption_id),
     order.OrderReversed: lambda e: ("order-reversal", e.redemption_id),
+    offer.OfferPublished: lambda e: ("offer", e.merchant, e.offer),
+    offer.OfferChanged: lambda e: ("offer-change", e.merchant, e.offer, e.change_id),
+    offer.CampaignOpened: lambda e: ("campaign", e.merchant, e.campaign),
+    offer.CampaignChanged: lambda e: ("campaign-change", e.merchant, e.campaign, e.change_id),
     merchant.SettlementClosed: lambda e: ("settlement", e.merchant, e.settlement_id),
     lot.PoolOpened: lambda e: ("pool", e.pool_id),
     lot.GatheringSealed: lambda e: ("seal", e.pool_id, str(e.gathering)),

@@ -99,9 +99,11 @@ class Merchant:
 
     # -- what residents' entries say of the merchant -----------------------------------------------------------------
 
-    def check_hold(self, terminal: str, points: int, amount_fen: int, at: datetime) -> None:
+    def check_terminal(self, terminal: str, at: datetime) -> None:
         enrolled = self._terminals.get(terminal)
         must(enrolled is not None and enrolled <= at + GRACE, f"terminal {terminal} was not enrolled then")
+
+    def check_worth(self, points: int, amount_fen: int, at: datetime) -> None:
         worth = [points * price for price in self._prices.around(at)]
         must(amount_fen in worth, f"{points} points were not worth {amount_fen} fen then")
 

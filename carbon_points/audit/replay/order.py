@@ -10,14 +10,15 @@ import msgspec
 
 from carbon_points.audit.finding import Wrong, must, same
 from carbon_points.audit.replay.book import Book
+from carbon_points.audit.replay.offer import CATALOGUE, Shelves
 from carbon_points.audit.scratch import Scratch
 from carbon_points.domain.account import HoldDeclined, PointsHeld
 from carbon_points.domain.event import Event
-from carbon_points.domain.order import Order, OrderMoved, OrderPlaced, OrderReversed, Sum, Till
+from carbon_points.domain.order import Order, OrderDeclined, OrderMoved, OrderPlaced, OrderReversed, Sum, Till
 from carbon_points.journal.entry import Entry
 
 CONFIRM_SECONDS = 60
-ORDERS = (OrderPlaced, OrderReversed, OrderMoved)
+ORDERS = (OrderPlaced, OrderDeclined, OrderReversed, OrderMoved, *CATALOGUE)
 _FREE = ("void", "expiry", "decline", "release")  # moves by which nothing was sold
 
 _encode = msgspec.json.Encoder().encode
@@ -30,6 +31,7 @@ class Orders:
 
     def __init__(self, book: Book, scratch: Scratch) -> None:
         self._book, self._scratch = book, scratch
+        self._shelves = Shelves(book, scratch)
 
     def take(self, entry: Entry, event: Event) -> None:
         """Raises Wrong."""
@@ -38,17 +40,21 @@ class Orders:
         match event:
             case OrderPlaced():
                 self._placed(entry, event)
+            case OrderDeclined():
+                self._declined(entry, event)
             case OrderReversed():
                 self._reversed(entry, event)
             case OrderMoved():
                 self._moved(entry, event)
             case _:
-                raise Wrong("not an event of an order")
+                self._shelves.take(entry, event)
 
     def _placed(self, entry: Entry, event: OrderPlaced) -> None:
         must(self._find(entry, event.redemption_id) is None, "the order is in the log already")
         merchant = self._book.merchants[event.merchant]
-        merchant.check_hold(event.terminal, event.points, event.amount_fen, event.recorded_at)
+        merchant.check_terminal(event.terminal, event.recorded_at)
+        if event.offer is None:
+            merchant.check_worth(event.points, event.amount_fen, event.recorded_at)
         must(event.points > 0, f"an order of {event.points} points")
         asks = [
             event.code is not None and above is not None and event.points > above
@@ -56,8 +62,19 @@ class Orders:
         ]
         must((event.confirm_seconds > 0) in (asks or [False]), "the merchant's terms say otherwise of agreeing")
         must(event.confirm_seconds in (0, CONFIRM_SECONDS), f"the resident has {event.confirm_seconds} s to agree")
-        self._keep(entry, event, Order(event.terminal, event.resident, event.points, event.amount_fen))
+        order = Order(event.terminal, event.resident, event.points, event.amount_fen)
+        order.offer, order.items = event.offer, event.items
+        order.taken = self._shelves.placed(entry, event)
+        self._keep(entry, event, order)
         self._scratch.ordered(event.redemption_id, event.resident, asked(event), terms(event))
+
+    def _declined(self, entry: Entry, event: OrderDeclined) -> None:
+        must(self._find(entry, event.redemption_id) is None, "the order is in the log already")
+        self._book.merchants[event.merchant].check_terminal(event.terminal, event.recorded_at)
+        self._shelves.declined(entry, event)
+        order = Order(event.terminal, event.resident, 0, 0, "declined", offer=event.offer, items=event.items)
+        self._keep(entry, event, order)
+        self._scratch.ordered(event.redemption_id, event.resident, f"{event.merchant} {event.terminal} 0", None)
 
     def _reversed(self, entry: Entry, event: OrderReversed) -> None:
         order = self._find(entry, event.redemption_id)
@@ -68,6 +85,8 @@ class Orders:
         same("terminal", event.terminal, order.terminal)
         same("resident", event.resident, order.resident)
         same("points", event.points, order.points)
+        if event.offer is not None:
+            same("offer and items", (event.offer, event.items), (order.offer, order.items))
         open_batch = self._till(entry, event.terminal).batch
         must(order.status != "sale" or order.batch == open_batch, "the batch of the sale was closed")
 
@@ -78,12 +97,14 @@ class Orders:
         same("terminal", event.terminal, order.terminal)
         same("resident", event.resident, order.resident)
         same("batch", event.batch, till.batch)
-        must(event.points > 0, f"{event.points} points are moved")
+        must(event.points > 0 or order.status == "declined", f"{event.points} points are moved")
         must(event.count == 1 if event.kind != "refund" else event.count > 0, f"it counts {event.count} times")
         if event.kind in ("refund", "reversal"):
             must(order.status == "sale" and not order.reversed, "there is no sale to give back")
         else:
-            must(order.status == "placed", "the order has moved already")
+            must(order.status in ("placed", "declined"), "the order has moved already")
+            must(order.status == "placed" or event.kind != "sale", "the order was declined")
+        self._shelves.moved(entry, event, order.taken)
         match event.kind:
             case "sale":
                 must(event.points <= order.points, f"{event.points} points are sold of {order.points}")
@@ -126,7 +147,8 @@ def asked(event: OrderPlaced | HoldDeclined | PointsHeld) -> str:
 
 def terms(event: OrderPlaced | PointsHeld) -> str:
     code = event.code if isinstance(event, OrderPlaced) else event.code_step
-    return f"{event.amount_fen} {event.hold_seconds} {event.confirm_seconds} {event.capture} {code}"
+    hold = f"{event.amount_fen} {event.hold_seconds} {event.confirm_seconds} {event.capture}"
+    return f"{hold} {code} {event.offer} {event.items}"
 
 
 def _add(total: Sum, event: OrderMoved) -> None:
