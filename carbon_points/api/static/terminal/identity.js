@@ -45,6 +45,7 @@ export class Identity {
       const { key_id, merchant, terminal, server_time } = answer.body;
       const aheadMs = Date.parse(server_time) - (asked + Date.now()) / 2;
       await this.#become({ keyId: key_id, key: pair.keys.privateKey, merchant, terminal, aheadMs });
+      await this.journal.forget("pending key");
     }
     return answer;
   }
@@ -56,6 +57,7 @@ export class Identity {
     const answer = await network.post("/v1/terminals/keys", newReference(Date.now()), { public_key: pair.public, proof });
     if (answer.answered && answer.status < 300) {
       await this.#become({ ...this.known, keyId: answer.body.key_id, key: pair.keys.privateKey });
+      await this.journal.forget("pending key");
     }
     return answer;
   }
@@ -69,10 +71,13 @@ export class Identity {
     return signatureHeaders(request, { keyId, sign, created, nonce });
   }
 
+  async clockIsWrong(theirs) {
+    await this.#become({ ...this.known, aheadMs: theirs - Date.now() });
+  }
+
   async #become(known) {
     this.known = known;
     await this.journal.know("identity", known);
-    await this.journal.forget("pending key");
   }
 
   async #pending() {

@@ -42,7 +42,8 @@ class Page {
 
   async #begin() {
     const sign = (request) => this.identity.sign(request);
-    this.network = new Network({ origin: location.origin, sign, seen: (there) => this.#seen(there) });
+    const clockIsWrong = (theirs) => this.identity.clockIsWrong(theirs);
+    this.network = new Network({ origin: location.origin, sign, clockIsWrong, seen: (there) => this.#seen(there) });
     this.till = new Till({ journal: this.journal, network: this.network, identity: this.identity.known });
     this.till.addEventListener("changed", ({ detail }) => this.#changed(detail));
     this.till.addEventListener("broken", () => this.go("take", { note: t("notKept") }));

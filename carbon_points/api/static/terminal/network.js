@@ -5,9 +5,10 @@ const ANSWER_MS = 10_000;
 // `sign` gives the headers that prove who asks. What comes back is {answered: false}, where nothing is known, or
 // {answered: true, status, body, retryAfterMs}, where the body is what the server itself said, as JSON.
 export class Network {
-  constructor({ origin, sign, seen = () => {} }) {
+  constructor({ origin, sign, clockIsWrong = () => {}, seen = () => {} }) {
     this.origin = origin;
     this.sign = sign;
+    this.clockIsWrong = clockIsWrong; // told the server's time, in milliseconds
     this.seen = seen; // told of each call whether the server was reached
   }
 
@@ -21,6 +22,14 @@ export class Network {
   }
 
   async #call(request) {
+    const answer = await this.#once(request);
+    // The phone's clock was set since: what time it is there, the answer says. Once; a call that was refused did nothing.
+    if (answer.body?.code !== "signature-expired" || !answer.date) return answer;
+    await this.clockIsWrong(answer.date);
+    return this.#once(request);
+  }
+
+  async #once(request) {
     const stop = new AbortController();
     const timer = setTimeout(() => stop.abort(), ANSWER_MS);
     try {
@@ -46,11 +55,12 @@ export class Network {
 // Something between may answer in the server's place (a hotel's login page, a proxy's 502): that is no answer.
 function understood(response, text) {
   const retryAfterMs = 1000 * Number(response.headers.get("Retry-After") ?? 0) || 0;
-  if (response.status >= 500 || response.status === 429) return { answered: false, retryAfterMs };
+  if (response.status >= 500) return { answered: false, retryAfterMs };
   try {
     const body = JSON.parse(text);
     const told = response.ok ? body !== null && typeof body === "object" : typeof body.code === "string";
-    if (told) return { answered: true, status: response.status, body, retryAfterMs };
+    const date = Date.parse(response.headers.get("Date") ?? "");
+    if (told) return { answered: true, status: response.status, body, retryAfterMs, date };
   } catch {
     // not JSON: not ours
   }

@@ -18,6 +18,7 @@ export const TIMES = {
 };
 export const REPEATS = TIMES.again.length + 1;
 const HOLD_SECONDS = 300;
+const PAYS = 2; // sends of a sale under its key, where the server is sure that the first never came
 const CAPTURES = 3; // attempts to spend what is held, before it is given back
 
 // -- beginnings --------------------------------------------------------------------------------------------------
@@ -178,7 +179,8 @@ function afterPaying(entry, answer, now) {
 function afterAsking(entry, answer, { now, codeIsThere }) {
   const mayReverse = (entry.sent_at ?? 0) + TIMES.beforeReversal;
   if (answer.answered && ok(answer) && answer.body.status !== "none") return standing(entry, answer.body, now);
-  if (answer.answered && ok(answer) && codeIsThere && entry.pays < 2) return { ...entry, phase: "paying", due: now };
+  const again = codeIsThere && entry.pays < PAYS && !entry.why;
+  if (answer.answered && ok(answer) && again) return { ...entry, phase: "paying", due: now };
   const patient = entry.phase === "confirming" ? entry.confirming_until : mayReverse;
   if (answer.answered && ok(answer)) return reversing(entry, "timeout", Math.max(now, mayReverse));
   if (now < patient) return { ...entry, due: Math.min(now + TIMES.beforeQuery, Math.max(patient, now + 1)) };
@@ -250,7 +252,8 @@ function done(entry, outcome) {
 }
 
 function asking(entry, answer, now) {
-  return { ...entry, phase: "asking", due: now + Math.max(TIMES.beforeQuery, answer.retryAfterMs ?? 0) };
+  const why = answer.body?.code; // what it asks to wait for, where it said so
+  return { ...entry, phase: "asking", why, due: now + Math.max(TIMES.beforeQuery, answer.retryAfterMs ?? 0) };
 }
 
 function reversing(entry, reason, due) {

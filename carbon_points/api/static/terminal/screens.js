@@ -5,6 +5,7 @@ import { canBeUndone, isException, isOpen, refundable } from "./sale.js";
 import { clock, points, problem, t, yuan } from "./words.js";
 
 export const MOST_DIGITS = 7;
+const EARLIER = 100; // sales of closed batches that can be looked up
 
 export function unfit({ lacking }) {
   const reasons = lacking.map((name) => h("p", {}, t(`unfit-${name}`)));
@@ -18,7 +19,7 @@ export function otherTab() {
 export function activate(page) {
   const { failed, waiting } = page.state;
   const code = h("input", {
-    id: "activation", class: "field", autocomplete: "off", autocapitalize: "characters", spellcheck: "false",
+    id: "activation", class: "field", autocomplete: "off", inputmode: "numeric", spellcheck: "false",
     enterkeyhint: "go", required: true, "aria-describedby": "activation-how",
   });
   const submit = (event) => {
@@ -122,8 +123,9 @@ function outcome(page, entry) {
     case "undone":
       return [result("paid", t("success"), sumOf(entry.captured_points, entry.captured_fen), h("p", {}, t("undoneDone"))), go(t("next"))];
     case "reversed":
-      return [result("failed", t("failure"), null, h("p", {}, t("reversedDone")), h("p", {}, t("reversedWhat")),
-        h("p", { class: "next" }, t("reversedNext"))), go(t("again"))];
+      return [result("failed", t("failure"), null, h("p", {}, t("reversedDone")),
+        h("p", {}, entry.why ? problem(entry.why).what : t("reversedWhat")),
+        h("p", { class: "next" }, entry.why ? problem(entry.why).next : t("reversedNext"))), go(t("again"))];
     default: {
       const { what, next } = problem(code);
       return [result("failed", t("failure"), null, h("p", {}, what), h("p", { class: "next" }, next)),
@@ -149,21 +151,24 @@ export function book(page) {
   const line = (name, sum) => h("tr", {}, h("th", { scope: "row" }, t(name)), h("td", {}, t("count", { n: sum.count })),
     h("td", {}, t("nPoints", { n: points(sum.points) })), h("td", {}, yuan(sum.fen)));
   const unresolved = till.unresolved;
-  const settled = till.newestFirst.filter((e) => !isOpen(e) && e.batch === till.batch);
+  const settled = till.newestFirst.filter((e) => !isOpen(e));
+  const ofBatch = settled.filter((e) => e.batch === till.batch);
+  const earlier = settled.filter((e) => e.batch !== till.batch).slice(0, EARLIER);
   return [
     h("section", { class: "card" }, h("h2", { class: "section" }, t("batchN", { n: till.batch })),
       h("table", {}, h("tbody", {}, ...["sales", "refunds", "reversals"].map((name) => line(name, sums[name]))))),
+    unresolved.length > 0 && h("p", { class: "quiet" }, t("closeUnresolved")),
+    primary(page, {
+      text: t(page.state.waiting ? "closing" : "closeBatch"), off: unresolved.length > 0 || page.state.waiting,
+      press: () => page.closeBatch(),
+    }),
     unresolved.length > 0 && h("section", { class: "card" },
       h("h2", { class: "section" }, `${t("unresolved")} ${unresolved.length}`),
       h("p", { class: "quiet" }, t("unresolvedHow")), list(page, unresolved),
       h("button", { class: "other", onclick: () => till.hurry() }, t("tryNow"))),
     h("section", { class: "card" }, h("h2", { class: "section" }, t("salesList")),
-      settled.length ? list(page, settled) : h("p", { class: "quiet" }, t("nothingYet"))),
-    unresolved.length > 0 && h("p", { class: "quiet push" }, t("closeUnresolved")),
-    primary(page, {
-      text: t(page.state.waiting ? "closing" : "closeBatch"), off: unresolved.length > 0 || page.state.waiting,
-      press: () => page.closeBatch(), push: unresolved.length === 0,
-    }),
+      ofBatch.length ? list(page, ofBatch) : h("p", { class: "quiet" }, t("nothingYet"))),
+    earlier.length > 0 && h("section", { class: "card" }, h("h2", { class: "section" }, t("earlier")), list(page, earlier)),
   ];
 }
 
@@ -204,7 +209,7 @@ export function undo(page) {
   return [
     h("section", { class: "amount" }, h("strong", {}, points(entry.captured_points), h("small", {}, t("points"))),
       h("span", {}, t("undoSure", { n: points(entry.captured_points) }))),
-    primary(page, { text: t("undo"), press: () => page.undo(entry), push: true }),
+    primary(page, { text: t("undo"), press: () => page.undo(entry), kind: "main failed push" }),
     h("button", { class: "other", onclick: () => page.go("entry", { reference: entry.reference }) }, t("back")),
   ];
 }
@@ -282,9 +287,9 @@ export function about(page) {
 
 // -- parts -----------------------------------------------------------------------------------------------------------
 
-function primary(page, { text, picture, off = false, press, push = false }) {
+function primary(page, { text, picture, off = false, press, kind = "main" }) {
   const words = page.reachable ? text : t("waitForNetwork");
-  return h("button", { class: push ? "main push" : "main", disabled: off || !page.reachable, onclick: press },
+  return h("button", { class: kind, disabled: off || !page.reachable, onclick: press },
     picture && icon(picture), words);
 }
 

@@ -98,6 +98,7 @@ const WORDS = {
   unresolvedHow: ["这些交易还没有结果，系统会自动处理。", "These have no result yet. They are being dealt with."],
   tryNow: ["立即重试", "Try now"],
   salesList: ["交易", "Sales"],
+  earlier: ["更早", "Earlier"],
   nothingYet: ["这一批还没有交易。", "Nothing in this batch yet."],
   closeBatch: ["结批", "Close batch"],
   closing: ["正在结批…", "Closing…"],
@@ -114,7 +115,7 @@ const WORDS = {
   onlyServer: ["只有服务器有", "Only on the server"],
   onlyMine: ["只有本机有", "Only here"],
 
-  sale: ["交易", "Sale"],
+  sale: ["收积分", "Sale"],
   refund: ["退积分", "Refund"],
   undo: ["整笔撤销", "Cancel whole sale"],
   undoSure: ["撤销后，{n} 积分退回居民。", "{n} points go back to the resident."],
@@ -152,25 +153,39 @@ const PROBLEMS = {
   "code-used": [["付款码已用过", "The payment code was used before"], NEW_CODE],
   "code-unknown": [["付款码无效", "The payment code is not known"], NEW_CODE],
   "code-malformed": [["付款码不正确", "That is not a payment code"], NEW_CODE],
-  throttled: [["试得太频繁", "Too many attempts"], LATER],
   "rate-limited": [["试得太频繁", "Too many attempts"], LATER],
   "insufficient-points": [["积分不足", "Not enough points"], LESS],
   "account-frozen": [["居民账户已冻结", "The resident's account is frozen"], ["请居民联系客服，换其他方式付款。", "The resident should call support. Take another payment."]],
   "account-unknown": [["没有这个居民账户", "No such resident"], NEW_CODE],
   "offer-unknown": [["没有这个商品", "No such offer"], OTHER],
   "offer-sold-out": [["商品已兑完", "The offer is sold out"], OTHER],
-  "offer-not-valid": [["商品不在有效期", "The offer is not valid now"], OTHER],
+  "offer-not-open": [["商品不在兑换时间内", "The offer is not open now"], OTHER],
   "offer-limit-reached": [["居民已达兑换上限", "The resident has reached the offer's limit"], OTHER],
-  "offer-budget-spent": [["活动预算已用完", "The campaign's budget is spent"], OTHER],
+  "offer-day-limit-reached": [["今天的份数已兑完", "Today's share of the offer is gone"], ["请明天再来，或换其他商品。", "Come again tomorrow, or choose another offer."]],
+  "campaign-spent": [["活动预算已用完", "The campaign's budget is spent"], OTHER],
+  "items-invalid": [["份数不正确", "The number of items is not valid"], OTHER],
+  "not-whole-items": [["商品只能整份退", "An offer is refunded in whole items"], ["请按整份退，或整笔撤销。", "Refund whole items, or cancel the sale."]],
   declined: [["居民没有同意", "The resident did not agree"], ["请与居民确认后，重新收。", "Ask the resident, then try again."]],
   expired: [["冻结已超时，积分已退回", "The hold ran out and the points went back"], NEW_CODE],
   voided: [["这一笔已撤销", "This sale was cancelled"], NEW_CODE],
+  "hold-abandoned": [["这一笔没有完成，没有扣积分", "This sale was not finished, no points were taken"], NEW_CODE],
+  "redemption-reversed": [["这一笔已经撤销", "This sale was cancelled"], NEW_CODE],
+  "redemption-not-held": [["这一笔已经结束", "This sale has ended"], LOOK],
+  "capture-exceeds-hold": [["扣的比冻结的多", "More than was held"], CALL],
+  "reversal-mismatch": [["积分与原交易不同", "The points differ from the sale's"], CALL],
   "hold-expired": [["冻结已超时，积分已退回", "The hold ran out and the points went back"], NEW_CODE],
   "merchant-unknown": [["没有这个商户", "No such merchant"], CALL],
   "terminal-unknown": [["没有这个终端", "No such terminal"], CALL],
   "terminal-suspended": [["本终端已停用", "This terminal is suspended"], CALL],
   "signature-invalid": [["本终端的密钥无效", "This terminal's key is not valid"], ["请联系运营方，重新激活。", "Call the operator and activate again."]],
   "signature-expired": [["手机时间不准", "The phone's clock is wrong"], ["请在手机设置里打开自动时间，再试。", "Turn on automatic time in the phone's settings and try again."]],
+  "signature-required": [["需要用本终端的密钥", "This needs the terminal's own key"], CALL],
+  "activation-code-unknown": [["激活码不正确", "The activation code is not known"], ["请核对后重输。", "Check and type again."]],
+  "activation-code-expired": [["激活码已过期", "The activation code has expired"], ["请向运营方要新的激活码。", "Ask the operator for a new one."]],
+  "activation-code-used": [["激活码已用过", "The activation code was used before"], ["请向运营方要新的激活码。", "Ask the operator for a new one."]],
+  "wrong-type": [["填写的内容不正确", "What was entered is not valid"], ["请核对后重输。", "Check and type again."]],
+  "too-many-attempts": [["试得太频繁", "Too many attempts"], LATER],
+  "key-ended": [["本终端的密钥已停用", "This terminal's key has ended"], CALL],
   unauthenticated: [["本终端未激活或已停用", "This terminal is not activated"], CALL],
   "role-not-allowed": [["本终端无权这样做", "This terminal may not do that"], CALL],
   "not-yours": [["这不是本终端的交易", "This sale is not this terminal's"], CALL],
@@ -207,7 +222,7 @@ export function problem(code) {
 }
 
 export function points(n) {
-  return n.toLocaleString("en-US").replaceAll(",", "\u202f");
+  return n.toLocaleString("en-US");
 }
 
 export function yuan(fen) {
