@@ -5,7 +5,6 @@
 //   paying, asking ──> confirming (the resident decides) ──> capturing | done | reversing
 //   paying, asking ──> capturing (points are held) ──> done | asking
 //   reversing ──> done, and never anything else: an approval that comes later is not listened to
-//   reversing ──> learning (it had been paid after all: how much was that?) ──> done
 //   refunding ──> done, by the same key until it is answered
 
 export const TIMES = {
@@ -104,7 +103,6 @@ export function callOf(entry, { merchant, terminal, code }) {
     }
     case "asking":
     case "confirming":
-    case "learning":
       return { method: "GET", path: asked };
     case "capturing": {
       const path = `/v1/redemptions/${entry.redemption_id}/capture`;
@@ -161,9 +159,6 @@ export function answered(entry, answer, { now, codeIsThere = false }) {
       return afterReversing(entry, answer, now);
     case "refunding":
       return afterRefunding(entry, answer, now);
-    case "learning":
-      if (!answer.answered || !ok(answer)) return later(entry, answer, now);
-      return done({ ...entry, ...numbersOf(answer.body, entry) }, { word: "reversed", action: "refunded" });
     default:
       return entry;
   }
@@ -189,6 +184,7 @@ function afterAsking(entry, answer, { now, codeIsThere }) {
 
 // What the server says of the redemption: it must be ours, and of our points.
 function standing(entry, told, now) {
+  if (told.status === "reversed") return done(entry, { word: "reversed", action: "none" });
   if (!told.redemption_id || told.points !== entry.points) {
     return reversing(entry, told.redemption_id ? "mismatch" : "invalid-response", mayReverseAt(entry, now));
   }
@@ -207,12 +203,10 @@ function standing(entry, told, now) {
       return { ...known, phase: "confirming", confirming_until: until, due: now + TIMES.poll };
     }
     case "declined":
-      return done(known, { word: "declined", code: told.code ?? told.reason ?? "declined" });
+      return done(known, { word: "declined", code: entry.phase === "confirming" ? "declined" : "not-taken" });
     case "voided":
     case "expired":
       return done(known, { word: "declined", code: told.status });
-    case "reversed":
-      return done(known, { word: "reversed", action: "none" });
     default:
       return reversing(known, "invalid-response", mayReverseAt(entry, now));
   }
@@ -221,10 +215,11 @@ function standing(entry, told, now) {
 function afterReversing(entry, answer, now) {
   if (!answer.answered) return later(entry, answer, now);
   if (ok(answer) && answer.body.status === "reversed") {
-    const { action } = answer.body;
+    const { action, points, amount_fen } = answer.body;
     if (action !== "refunded") return done(entry, { word: "reversed", action });
     if (entry.captured_points) return done(entry, { word: "undone", action });
-    return { ...entry, phase: "learning", due: now, tries: 0 };
+    // It had been paid after all: a sale and a reversal, to whoever counts.
+    return done({ ...entry, captured_points: points, captured_fen: amount_fen }, { word: "reversed", action });
   }
   const { code, retryable, facts } = answer.body;
   const stands = code === "use-refund" ? "captured" : facts?.current_state;

@@ -97,11 +97,11 @@ export function attempt(page) {
   const entry = page.till.entries.get(page.state.reference);
   if (!isOpen(entry)) return outcome(page, entry);
   const stage = entry.phase === "reversing" && entry.captured_points ? "undoing" : entry.phase;
-  const goesOn = ["reversing", "refunding", "learning"].includes(entry.phase);
+  const goesOn = ["reversing", "refunding"].includes(entry.phase);
   const next = isException(entry) ? t("exceptionNext") : t(stage === "reversing" ? "reversingNext" : "dontRepeat");
   return [
     result("pending", t("pending"), sumOf(entry.points, entry.amount_fen),
-      h("p", {}, t(stage === "learning" ? "reversing" : stage)), entry.refused && h("p", {}, problem(entry.refused).what),
+      h("p", {}, t(stage)), entry.refused && h("p", {}, problem(entry.refused).what),
       h("p", { class: "next" }, next)),
     entry.phase === "confirming" && h("button", { class: "other", onclick: () => page.till.undo(entry.reference) }, t("cancel")),
     goesOn && h("button", { class: "other", onclick: () => page.fresh() }, t("goOn")),

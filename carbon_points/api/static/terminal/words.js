@@ -166,6 +166,7 @@ const PROBLEMS = {
   "items-invalid": [["份数不正确", "The number of items is not valid"], OTHER],
   "not-whole-items": [["商品只能整份退", "An offer is refunded in whole items"], ["请按整份退，或整笔撤销。", "Refund whole items, or cancel the sale."]],
   declined: [["居民没有同意", "The resident did not agree"], ["请与居民确认后，重新收。", "Ask the resident, then try again."]],
+  "not-taken": [["没有收成：积分不足，或居民没有同意", "Not taken: too few points, or the resident did not agree"], ["请与居民确认后，刷新付款码再收。", "Ask the resident, get a new code, then try again."]],
   expired: [["冻结已超时，积分已退回", "The hold ran out and the points went back"], NEW_CODE],
   voided: [["这一笔已撤销", "This sale was cancelled"], NEW_CODE],
   "hold-abandoned": [["这一笔没有完成，没有扣积分", "This sale was not finished, no points were taken"], NEW_CODE],
