@@ -1,11 +1,13 @@
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 
 from tests.api.city import City
+from tests.api.terminal_page.till import PHONE, Cashier
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or "/usr/bin/chromium"
 FLAGS = ["--no-sandbox", "--use-fake-ui-for-media-stream"]
@@ -34,3 +36,35 @@ def modules(browser: Browser, served_city: City) -> Iterator[Page]:
         page = context.new_page()
         page.goto(f"{served_city.http.base_url}/healthz")
         yield page
+
+
+@contextmanager
+def standing_at(browser: Browser, city: City) -> Iterator[Cashier]:
+    """At a phone that shows the page of a new terminal of a shop. Whatever it does, it asks nobody else."""
+    terminal = city.name("phone")
+    city.done(city.post("/v1/merchants/shop/terminals", {"terminal": terminal}))
+    with browser.new_context(viewport=PHONE, locale="zh-CN", has_touch=True, is_mobile=True) as context:
+        cashier = Cashier(context, city, terminal)
+        yield cashier
+        assert cashier.asked == {city.http.base_url.netloc.decode()}
+        assert not cashier.wrong
+
+
+@pytest.fixture
+def phone(browser: Browser, served_city: City) -> Iterator[Cashier]:
+    """One of this test alone, not activated yet."""
+    with standing_at(browser, served_city) as cashier:
+        yield cashier
+
+
+@pytest.fixture(scope="package")
+def shop_phone(browser: Browser, served_city: City) -> Iterator[Cashier]:
+    with standing_at(browser, served_city) as cashier:
+        yield cashier.activate()
+
+
+@pytest.fixture
+def cashier(shop_phone: Cashier) -> Cashier:
+    """At an activated phone that others have used before, with a line that holds again and nothing left open."""
+    shop_phone.begins()
+    return shop_phone

@@ -92,7 +92,9 @@ def test_without_its_code_it_is_reversed_instead(modules: Page) -> None:
     assert times(played) == [("paying", 0), ("asking", 5), ("reversing", 15)]
 
 
-@pytest.mark.parametrize("answer", [says("captured"), says("refunded", captured_points=100)], ids=["captured", "refunded"])
+@pytest.mark.parametrize(
+    "answer", [says("captured"), says("refunded", captured_points=100)], ids=["captured", "refunded"]
+)
 def test_what_is_found_paid_is_paid(modules: Page, answer: Any) -> None:
     assert play(modules, (NOTHING, 10), (answer, 1))["entry"]["outcome"] == {"word": "paid"}
 

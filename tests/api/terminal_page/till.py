@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from playwright.sync_api import BrowserContext, Locator, Page, Request, Route
+from playwright.sync_api import BrowserContext, Locator, Page, Request, Route, ViewportSize
 
 from tests.api.city import City
 
+PHONE: ViewportSize = {"width": 390, "height": 844}
+STEP_MS, PATIENCE_MS = 20, 5_000
 Cut = Literal["before", "after", "hang", "late"]
 CALLS = {  # how a call of the page is named here
     "pay": re.compile(r"POST /v1/redemptions"),
@@ -43,14 +45,28 @@ class Line:
         self.cuts: dict[str, deque[Cut]] = {}
         self.always: dict[str, Cut] = {}
         self.kept: list[Callable[[], None]] = []
+        self.under_way = 0
         context.route("**/v1/**", self._pass)
+        context.on("request", lambda _: self._count(+1))
+        context.on("requestfinished", lambda _: self._count(-1))
+        context.on("requestfailed", lambda _: self._count(-1))
 
     def cut(self, name: str, *how: Cut) -> None:
         """The next calls of that name, one after the other."""
         self.cuts.setdefault(name, deque()).extend(how)
 
+    def mended(self) -> None:
+        self.calls.clear()
+        self.cuts.clear()
+        self.always.clear()
+        self.kept.clear()
+        self.under_way = 0
+
     def named(self, name: str) -> list[str | None]:
         return [key for called, key in self.calls if called == name]
+
+    def _count(self, more: int) -> None:
+        self.under_way += more
 
     def _pass(self, route: Route) -> None:
         name = _name(route.request)
@@ -66,8 +82,10 @@ class Line:
                 route.abort("connectionreset")
             case "hang":
                 route.fetch()
+                self._count(-1)
             case "late":
                 answer = route.fetch()
+                self._count(-1)
                 self.kept.append(lambda: route.fulfill(response=answer))
 
 
@@ -125,8 +143,11 @@ class Cashier:
         """That much of the page's time, a second at a time, and what it does in it."""
         for _ in range(seconds):
             self.page.clock.fast_forward(1_000)
-            self.page.wait_for_timeout(25)
-            self.page.wait_for_function("() => !globalThis.busy", timeout=5_000)
+            self.page.wait_for_timeout(STEP_MS)
+            for _ in range(PATIENCE_MS // STEP_MS):
+                if self.line.under_way <= 0:
+                    break
+                self.page.wait_for_timeout(STEP_MS)
 
     # -- what is done --------------------------------------------------------------------------------------------------
 
@@ -136,6 +157,17 @@ class Cashier:
         self.press("激活")
         self.screen("take")
         return self
+
+    def begins(self) -> None:
+        """Anew, with a line that is whole, and whatever was left open finished."""
+        self.line.mended()
+        self.page.set_viewport_size(PHONE)
+        self.page.goto(self.address)
+        self.page.locator("#screen[data-screen=take], #screen[data-screen=attempt]").first.wait_for(timeout=5_000)
+        if self.page.locator("#screen[data-screen=attempt]").count():
+            self.outcome(within=90)
+            self.page.goto(self.address)
+            self.screen("take")
 
     def press(self, words: str) -> None:
         self.page.get_by_role("button", name=words).first.click()

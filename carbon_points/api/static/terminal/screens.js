@@ -7,8 +7,8 @@ import { clock, points, problem, t, yuan } from "./words.js";
 export const MOST_DIGITS = 7;
 const EARLIER = 100; // sales of closed batches that can be looked up
 
-export function unfit({ lacking }) {
-  const reasons = lacking.map((name) => h("p", {}, t(`unfit-${name}`)));
+export function unfit(page) {
+  const reasons = page.state.lacking.map((name) => h("p", {}, t(`unfit-${name}`)));
   return [h("section", { class: "card" }, h("h2", {}, t("unfitTitle")), ...reasons)];
 }
 

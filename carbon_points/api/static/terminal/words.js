@@ -1,6 +1,6 @@
 // Every sentence of the page, in Chinese and English. Chinese is what is shown first.
 
-const WORDS = {
+export const WORDS = {
   title: ["积分终端", "Points terminal"],
   language: ["EN", "中文"],
   offline: ["网络不通 · 正在重试", "No network · retrying"],
@@ -148,7 +148,7 @@ const LESS = ["请减少积分，或换其他方式付款。", "Take fewer point
 const OTHER = ["请换其他商品，或换其他方式付款。", "Choose another offer or payment."];
 const LOOK = ["请在账单里核对这一笔。", "Check this sale under Sales."];
 
-const PROBLEMS = {
+export const PROBLEMS = {
   "code-expired": [["付款码已过期", "The payment code has expired"], NEW_CODE],
   "code-used": [["付款码已用过", "The payment code was used before"], NEW_CODE],
   "code-unknown": [["付款码无效", "The payment code is not known"], NEW_CODE],

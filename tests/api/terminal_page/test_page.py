@@ -1,0 +1,247 @@
+"""A cashier's day at the page, against a real server on a real socket, with a network that fails at every place."""
+
+import pytest
+
+from tests.api.city import City
+from tests.api.terminal_page.till import Cashier, code_of
+
+POINTS = 500
+
+
+@pytest.fixture
+def resident(served_city: City) -> str:
+    return served_city.resident(points=POINTS)
+
+
+@pytest.fixture
+def code(served_city: City, resident: str) -> str:
+    """What the resident's phone shows."""
+    return code_of(served_city, resident)
+
+
+def left(city: City, resident: str) -> int:
+    balance = city.balance(resident)
+    assert balance["points_held"] == 0
+    return balance["points_available"]
+
+
+# -- where all is well -----------------------------------------------------------------------------------------------
+
+
+def test_points_are_taken_and_told_in_points_and_yuan(cashier: Cashier, resident: str, code: str) -> None:
+    told = cashier.takes(120, code).outcome()
+    assert "成功" in told
+    assert "120 积分" in told
+    assert "2.40 元" in told
+    assert left(cashier.city, resident) == POINTS - 120
+    assert len(cashier.line.named("pay")) == 1
+
+
+def test_a_hand_scanner_works_where_the_amount_is_typed(cashier: Cashier, resident: str, code: str) -> None:
+    cashier.types(120)
+    cashier.page.keyboard.type(code)
+    cashier.page.keyboard.press("Enter")
+    assert "成功" in cashier.outcome()
+    assert left(cashier.city, resident) == POINTS - 120
+
+
+def test_a_code_is_never_taken_for_an_amount(cashier: Cashier, resident: str, code: str) -> None:
+    cashier.page.keyboard.type(code)
+    cashier.page.keyboard.press("Enter")
+    cashier.sees("text=请先输入积分")
+    assert cashier.told().startswith("0积分")
+    assert not cashier.line.named("pay")
+    assert left(cashier.city, resident) == POINTS
+
+
+def test_a_mistyped_code_is_not_sent(cashier: Cashier, code: str) -> None:
+    wrong = code[:-1] + str((int(code[-1]) + 1) % 10)
+    cashier.takes(120, wrong)
+    cashier.sees("#scan-wrong")
+    assert not cashier.line.named("pay")
+
+
+@pytest.mark.parametrize(
+    ("points", "said"),
+    [(120, ("付款码已用过", "刷新付款码")), (480, ("积分不足", "减少积分"))],
+    ids=["used", "too-few"],
+)
+def test_a_refusal_says_what_is_wrong_and_what_to_do(
+    cashier: Cashier, resident: str, code: str, points: int, said: tuple[str, str]
+) -> None:
+    assert "成功" in cashier.takes(100, code).outcome()
+    cashier.press("下一笔")
+    told = cashier.takes(points, code if points == 120 else code_of(cashier.city, resident)).outcome()
+    assert "失败" in told
+    for words in said:
+        assert words in told
+    assert left(cashier.city, resident) == POINTS - 100
+
+
+# -- where the network fails -----------------------------------------------------------------------------------------
+
+
+def test_a_sale_that_never_arrived_is_sent_again_as_the_same(cashier: Cashier, resident: str, code: str) -> None:
+    cashier.line.cut("pay", "before")
+    assert "成功" in cashier.takes(120, code).outcome(within=10)
+    first, second = cashier.line.named("pay")
+    assert first == second
+    assert left(cashier.city, resident) == POINTS - 120
+
+
+def test_an_answer_that_was_lost_is_asked_for(cashier: Cashier, resident: str, code: str) -> None:
+    cashier.line.cut("pay", "after")
+    assert "成功" in cashier.takes(120, code).outcome(within=10)
+    assert len(cashier.line.named("pay")) == 1
+    assert left(cashier.city, resident) == POINTS - 120
+
+
+@pytest.mark.parametrize("lost", ["before", "after"])
+def test_what_nothing_is_learnt_of_is_reversed(cashier: Cashier, resident: str, code: str, lost: str) -> None:
+    cashier.line.cut("pay", lost)
+    cashier.line.always["ask"] = "before"
+    told = cashier.takes(120, code).outcome(within=30)
+    assert "没有扣积分" in told
+    assert left(cashier.city, resident) == POINTS
+    assert len(cashier.line.named("reverse")) == 1
+
+
+def test_a_reversal_is_repeated_until_it_is_answered(cashier: Cashier, resident: str, code: str) -> None:
+    cashier.line.cut("pay", "after")
+    cashier.line.always["ask"] = "before"
+    cashier.line.cut("reverse", "before", "after")
+    assert "没有扣积分" in cashier.takes(120, code).outcome(within=60)
+    assert len(set(cashier.line.named("reverse"))) == 1
+    assert len(cashier.line.named("reverse")) == 3
+    assert left(cashier.city, resident) == POINTS
+
+
+def test_an_approval_that_comes_after_the_reversal_changes_nothing(cashier: Cashier, resident: str, code: str) -> None:
+    cashier.line.cut("pay", "late")
+    cashier.line.always["ask"] = "before"
+    assert "没有扣积分" in cashier.takes(120, code).outcome(within=40)
+    for answer in cashier.line.kept:
+        answer()
+    cashier.passes(5)
+    assert "没有扣积分" in cashier.told()
+    assert left(cashier.city, resident) == POINTS
+
+
+def test_nothing_else_is_sold_while_a_sale_is_not_known(cashier: Cashier, resident: str, code: str) -> None:
+    cashier.line.always |= {"pay": "after", "ask": "before"}
+    cashier.takes(120, code)
+    cashier.sees("text=正在查询结果")
+    assert cashier.page.locator("#screen button").count() == 0
+    cashier.page.reload()
+    cashier.sees("text=正在查询结果")
+    assert cashier.page.locator("#screen button").count() == 0
+    cashier.line.always.clear()
+    assert "成功" in cashier.outcome(within=10)
+
+
+def test_a_page_that_was_closed_in_the_middle_finds_its_sale_again(cashier: Cashier, resident: str, code: str) -> None:
+    cashier.line.cut("pay", "hang")
+    cashier.takes(120, code)
+    cashier.sees("text=正在扣积分")
+    cashier.page.wait_for_timeout(200)
+    cashier.page.reload()
+    assert "成功" in cashier.outcome(within=10)
+    assert len(cashier.line.named("pay")) == 1
+    assert left(cashier.city, resident) == POINTS - 120
+
+
+def test_a_sale_is_written_down_before_it_is_sent_and_its_code_never(cashier: Cashier, code: str) -> None:
+    cashier.line.cut("pay", "hang")
+    cashier.takes(120, code)
+    cashier.sees("text=正在扣积分")
+    written = cashier.journal()
+    assert '"phase":"paying"' in written
+    assert str(cashier.line.named("pay")[0]) in written
+    assert code not in written
+
+
+def test_an_unreachable_server_is_a_state_and_not_the_end(cashier: Cashier, resident: str, code: str) -> None:
+    cashier.context.set_offline(True)
+    cashier.sees("text=网络不通")
+    cashier.types(120)
+    assert cashier.page.get_by_role("button", name="等待网络").is_disabled()
+    cashier.context.set_offline(False)
+    cashier.passes(6)
+    cashier.page.locator("#network").wait_for(state="hidden")
+    cashier.press("扫付款码")
+    cashier.page.fill("#typed", code)
+    cashier.press("确定")
+    assert "成功" in cashier.outcome()
+
+
+# -- after the sale --------------------------------------------------------------------------------------------------
+
+
+def test_a_sale_is_undone_whole(cashier: Cashier, resident: str, code: str) -> None:
+    cashier.takes(120, code).outcome()
+    cashier.press("下一笔")
+    cashier.goes("账单")
+    cashier.page.locator(".rows button").first.click()
+    cashier.press("整笔撤销")
+    cashier.screen("undo")
+    cashier.press("整笔撤销")
+    assert "已撤销" in cashier.outcome()
+    assert left(cashier.city, resident) == POINTS
+
+
+def test_part_of_a_sale_is_refunded_once_whatever_the_network_does(cashier: Cashier, resident: str, code: str) -> None:
+    cashier.takes(120, code).outcome()
+    cashier.press("下一笔")
+    cashier.goes("账单")
+    cashier.page.locator(".rows button").first.click()
+    cashier.press("退部分积分")
+    cashier.types(50)
+    cashier.line.cut("refund", "after", "before")
+    cashier.press("退积分")
+    assert "已退积分" in cashier.outcome(within=30)
+    assert len(set(cashier.line.named("refund"))) == 1
+    assert left(cashier.city, resident) == POINTS - 70
+
+
+def test_a_suspended_terminal_says_so(phone: Cashier, code: str) -> None:
+    phone.activate()
+    body = {"suspended": True, "reason": "stolen"}
+    phone.city.done(phone.city.post(f"/v1/merchants/shop/terminals/{phone.terminal}/suspension", body))
+    assert "本终端已停用" in phone.takes(120, code).outcome()
+
+
+# -- who it is -------------------------------------------------------------------------------------------------------
+
+
+def test_the_key_never_leaves_the_phone(cashier: Cashier) -> None:
+    told = cashier.page.evaluate(
+        """() => new Promise((resolve) => {
+          const request = indexedDB.open("carbon-points-terminal");
+          request.onsuccess = () => {
+            const known = request.result.transaction("known").objectStore("known").get("identity");
+            known.onsuccess = () => {
+              request.result.close();
+              const {key} = known.result;
+              crypto.subtle.exportKey("pkcs8", key).then(() => resolve("exported"), () => resolve(key.type));
+            };
+          };
+        })"""
+    )
+    assert told == "private"
+
+
+def test_an_activation_whose_answer_was_lost_is_sent_again(phone: Cashier) -> None:
+    phone.line.cut("activate", "after")
+    made = phone.city.done(phone.city.post(f"/v1/merchants/shop/terminals/{phone.terminal}/activation"))
+    phone.page.fill("#activation", made["activation_code"])
+    phone.press("激活")
+    phone.sees("text=没有连上服务器")
+    phone.page.fill("#activation", made["activation_code"])
+    phone.press("激活")
+    phone.screen("take")
+
+
+def test_a_second_window_is_no_second_terminal(cashier: Cashier) -> None:
+    other = cashier.opened()
+    other.get_by_text("终端已在另一个窗口打开").wait_for()
+    other.close()
