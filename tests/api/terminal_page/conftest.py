@@ -39,12 +39,12 @@ def modules(browser: Browser, served_city: City) -> Iterator[Page]:
 
 
 @contextmanager
-def standing_at(browser: Browser, city: City) -> Iterator[Cashier]:
-    """At a phone that shows the page of a new terminal of a shop. Whatever it does, it asks nobody else."""
+def standing_at(browser: Browser, city: City, merchant: str = "shop") -> Iterator[Cashier]:
+    """At a phone that shows the page of a new terminal of a merchant. Whatever it does, it asks nobody else."""
     terminal = city.name("phone")
-    city.done(city.post("/v1/merchants/shop/terminals", {"terminal": terminal}))
+    city.done(city.post(f"/v1/merchants/{merchant}/terminals", {"terminal": terminal}))
     with browser.new_context(viewport=PHONE, locale="zh-CN", has_touch=True, is_mobile=True) as context:
-        cashier = Cashier(context, city, terminal)
+        cashier = Cashier(context, city, f"{merchant}/{terminal}")
         yield cashier
         assert cashier.asked == {city.http.base_url.netloc.decode()}
         assert not cashier.wrong

@@ -1,8 +1,12 @@
 """A cashier's day at the page, against a real server on a real socket, with a network that fails at every place."""
 
+from collections.abc import Iterator
+
 import pytest
+from playwright.sync_api import Browser
 
 from tests.api.city import City
+from tests.api.terminal_page.conftest import standing_at
 from tests.api.terminal_page.till import Cashier, code_of
 
 POINTS = 500
@@ -174,6 +178,44 @@ def test_an_unreachable_server_is_a_state_and_not_the_end(cashier: Cashier, resi
     assert "成功" in cashier.outcome()
 
 
+# -- where the resident is asked -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asking(browser: Browser, served_city: City) -> Iterator[Cashier]:
+    """At a merchant whose residents are asked for more than 100 points."""
+    served_city.call("PATCH", "/v1/merchants/mall", {"confirm_above": 100})
+    with standing_at(browser, served_city, "mall") as cashier:
+        yield cashier.activate()
+
+
+@pytest.mark.parametrize("accept", [True, False], ids=["yes", "no"])
+def test_a_resident_who_is_asked_decides(asking: Cashier, resident: str, code: str, accept: bool) -> None:
+    asking.takes(120, code)
+    asking.sees("text=请居民在手机上确认")
+    (waiting,) = asking.city.done(asking.city.get(f"/v1/residents/{resident}/confirmations", by="app"))["data"]
+    body = {"accept": accept}
+    asking.city.done(asking.city.post(f"/v1/redemptions/{waiting['redemption_id']}/confirmation", body, by="app"))
+    told = asking.outcome(within=10)
+    assert ("成功" if accept else "居民没有同意") in told
+    assert left(asking.city, resident) == POINTS - 120 * accept
+
+
+def test_a_resident_who_does_not_answer_is_not_waited_for(asking: Cashier, resident: str, code: str) -> None:
+    asking.takes(120, code)
+    asking.sees("text=请居民在手机上确认")
+    assert "没有扣积分" in asking.outcome(within=75)
+    assert left(asking.city, resident) == POINTS
+
+
+def test_a_cashier_may_stop_waiting(asking: Cashier, resident: str, code: str) -> None:
+    asking.takes(120, code)
+    asking.sees("text=请居民在手机上确认")
+    asking.press("取消")
+    assert "没有扣积分" in asking.outcome()
+    assert left(asking.city, resident) == POINTS
+
+
 # -- after the sale --------------------------------------------------------------------------------------------------
 
 
@@ -206,7 +248,7 @@ def test_part_of_a_sale_is_refunded_once_whatever_the_network_does(cashier: Cash
 def test_a_suspended_terminal_says_so(phone: Cashier, code: str) -> None:
     phone.activate()
     body = {"suspended": True, "reason": "stolen"}
-    phone.city.done(phone.city.post(f"/v1/merchants/shop/terminals/{phone.terminal}/suspension", body))
+    phone.city.done(phone.city.post(f"{phone.path}/suspension", body))
     assert "本终端已停用" in phone.takes(120, code).outcome()
 
 
@@ -232,13 +274,23 @@ def test_the_key_never_leaves_the_phone(cashier: Cashier) -> None:
 
 def test_an_activation_whose_answer_was_lost_is_sent_again(phone: Cashier) -> None:
     phone.line.cut("activate", "after")
-    made = phone.city.done(phone.city.post(f"/v1/merchants/shop/terminals/{phone.terminal}/activation"))
-    phone.page.fill("#activation", made["activation_code"])
+    code = phone.activation_code()
+    phone.page.fill("#activation", code)
     phone.press("激活")
     phone.sees("text=没有连上服务器")
-    phone.page.fill("#activation", made["activation_code"])
+    phone.page.fill("#activation", code)
     phone.press("激活")
     phone.screen("take")
+
+
+def test_a_changed_key_signs_from_then_on(cashier: Cashier, resident: str, code: str) -> None:
+    cashier.press("本机")
+    before = cashier.screen("about").inner_text()
+    cashier.press("更换密钥")
+    cashier.sees("text=密钥已更换")
+    assert cashier.screen("about").inner_text().replace("密钥已更换。", "").strip() != before.strip()
+    cashier.press("返回")
+    assert "成功" in cashier.takes(120, code).outcome()
 
 
 def test_a_second_window_is_no_second_terminal(cashier: Cashier) -> None:

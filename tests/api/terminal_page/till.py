@@ -12,7 +12,7 @@ from tests.api.city import City
 
 PHONE: ViewportSize = {"width": 390, "height": 844}
 STEP_MS, PATIENCE_MS = 20, 5_000
-Cut = Literal["before", "after", "hang", "late"]
+Cut = Literal["before", "after", "hang", "late"] | Callable[[Route], None]
 CALLS = {  # how a call of the page is named here
     "pay": re.compile(r"POST /v1/redemptions"),
     "ask": re.compile(r"GET /v1/redemptions\?reference=.*"),
@@ -87,6 +87,8 @@ class Line:
                 answer = route.fetch()
                 self._count(-1)
                 self.kept.append(lambda: route.fulfill(response=answer))
+            case happens:
+                happens(route)
 
 
 def _name(request: Request) -> str:
@@ -98,8 +100,10 @@ def _name(request: Request) -> str:
 class Cashier:
     """Who stands at the page. Its time passes when told to, and only while no call is under way."""
 
-    def __init__(self, context: BrowserContext, city: City, terminal: str) -> None:
-        self.city, self.terminal, self.address = city, terminal, f"{city.http.base_url}/terminal"
+    def __init__(self, context: BrowserContext, city: City, owner: str) -> None:
+        self.city, self.address = city, f"{city.http.base_url}/terminal"
+        merchant, _, terminal = owner.partition("/")
+        self.path = f"/v1/merchants/{merchant}/terminals/{terminal}"
         self.line = Line(context)
         self.context = context
         self.wrong: list[str] = []
@@ -152,11 +156,13 @@ class Cashier:
     # -- what is done --------------------------------------------------------------------------------------------------
 
     def activate(self) -> "Cashier":
-        made = self.city.done(self.city.post(f"/v1/merchants/shop/terminals/{self.terminal}/activation"))
-        self.page.fill("#activation", made["activation_code"])
+        self.page.fill("#activation", self.activation_code())
         self.press("激活")
         self.screen("take")
         return self
+
+    def activation_code(self) -> str:
+        return self.city.done(self.city.post(f"{self.path}/activation"))["activation_code"]
 
     def begins(self) -> None:
         """Anew, with a line that is whole, and whatever was left open finished."""
