@@ -245,6 +245,68 @@ def test_part_of_a_sale_is_refunded_once_whatever_the_network_does(cashier: Cash
     assert left(cashier.city, resident) == POINTS - 70
 
 
+# -- the end of the day ----------------------------------------------------------------------------------------------
+
+
+def test_a_batch_that_agrees_is_closed(phone: Cashier, resident: str) -> None:
+    phone.activate()
+    for points in (100, 60):
+        phone.takes(points, code_of(phone.city, resident)).outcome()
+        phone.press("下一笔")
+    phone.goes("账单")
+    phone.page.locator(".rows button", has_text="60").click()
+    phone.press("整笔撤销")
+    phone.press("整笔撤销")
+    phone.outcome()
+    phone.press("下一笔")
+    phone.goes("账单")
+    phone.press("结批")
+    told = phone.outcome()
+    assert "账目一致" in told
+    assert "100 积分" in told
+    phone.press("确定")
+    phone.sees("text=第 2 批")
+    phone.sees("text=更早")
+
+
+def test_the_same_close_is_sent_until_it_is_answered_and_nothing_is_sold_before(
+    phone: Cashier, resident: str, code: str
+) -> None:
+    phone.activate().takes(100, code).outcome()
+    phone.press("下一笔")
+    phone.goes("账单")
+    phone.line.cut("close", "after")
+    phone.press("结批")
+    phone.sees("text=没有收到结批结果")
+    phone.page.reload()
+    phone.screen("take")
+    phone.types(10)
+    phone.press("扫付款码")
+    phone.screen("book")
+    phone.press("结批")
+    assert "账目一致" in phone.outcome()
+    first, second = phone.line.named("close")
+    assert first == second
+
+
+def test_a_batch_that_does_not_agree_shows_what_differs(phone: Cashier, served_city: City, resident: str) -> None:
+    """Somebody else sold at this terminal: by a key of its own, behind the page's back."""
+    phone.activate().takes(100, code_of(phone.city, resident)).outcome()
+    merchant, terminal = "shop", phone.path.rpartition("/")[2]
+    key = served_city.installation.directory.issue_key("terminal", f"{merchant}/{terminal}")[1]
+    body = {"code": code_of(served_city, resident), "merchant": merchant, "terminal": terminal, "points": 30}
+    head = {"Authorization": f"Bearer {key}", "Idempotency-Key": "behind"}
+    told = served_city.done(served_city.http.post("/v1/redemptions", json=body | {"capture": True}, headers=head))
+    phone.press("下一笔")
+    phone.goes("账单")
+    phone.press("结批")
+    assert "账目不一致" in phone.outcome()
+    phone.sees(f"text={told['redemption_id']}")
+    phone.sees("text=只有服务器有")
+    phone.press("确定")
+    phone.sees("text=第 1 批")
+
+
 def test_a_suspended_terminal_says_so(phone: Cashier, code: str) -> None:
     phone.activate()
     body = {"suspended": True, "reason": "stolen"}

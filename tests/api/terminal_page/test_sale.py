@@ -145,7 +145,8 @@ def test_a_reversal_is_repeated_more_and_more_slowly_and_then_shown_to_somebody(
 def test_only_what_may_still_take_points_stands_in_the_way_of_another_sale(modules: Page) -> None:
     assert play(modules, (NOTHING, 10))["blocks"]
     assert play(modules, (says("confirming"), 0))["blocks"]
-    assert not play(modules, (NOTHING, 10), (NOTHING, 0))["blocks"]  # its reversal has begun
+    assert play(modules, (NOTHING, 10), (NOTHING, 0))["blocks"]  # it is to be reversed
+    assert not play(modules, (NOTHING, 10), (NOTHING, 0), (NOTHING, 0))["blocks"]  # its reversal has begun
 
 
 def test_a_reversal_that_may_not_be_is_shown_to_somebody(modules: Page) -> None:

@@ -55,17 +55,26 @@ class Page {
 
   // What a point is worth here, and what can be had.
   async #learn() {
-    const { merchant } = this.identity.known;
-    const [known, offers] = await Promise.all([
-      this.network.get(`/v1/merchants/${encodeURIComponent(merchant)}`),
-      this.network.get(`/v1/offers?merchant=${encodeURIComponent(merchant)}`),
-    ]);
+    const merchant = encodeURIComponent(this.identity.known.merchant);
+    const [known, offers] = await Promise.all([this.network.get(`/v1/merchants/${merchant}`), this.#offersOf(merchant)]);
     if (known.answered && known.status < 300) {
       this.fenPerPoint = known.body.fen_per_point;
       this.merchantName = known.body.name;
     }
-    if (offers.answered && offers.status < 300) this.offers = (offers.body.data ?? []).map(shownOffer);
+    this.offers = offers ?? this.offers;
     if (["take", "offers"].includes(this.state.screen)) this.draw();
+  }
+
+  // All that can be had, now or at another time; null where it cannot be learnt.
+  async #offersOf(merchant) {
+    const found = [];
+    for (let cursor = ""; cursor !== null; ) {
+      const page = await this.network.get(`/v1/offers?merchant=${merchant}&limit=100${cursor && `&cursor=${cursor}`}`);
+      if (!page.answered || page.status >= 300) return null;
+      found.push(...page.body.data.filter((offer) => !offer.withdrawn));
+      cursor = page.body.next_cursor ?? null;
+    }
+    return found;
   }
 
   // -- the network -----------------------------------------------------------------------------------------------------
@@ -130,7 +139,8 @@ class Page {
   }
 
   choose(offer) {
-    this.#toScan({ offer: offer.id, items: 1, points: offer.points, title: offer.title, fen: offer.fen });
+    const { offer: id, points, title, amount_fen } = offer;
+    this.#toScan({ offer: id, items: 1, points, title, fen: amount_fen });
   }
 
   fenOf(what) {
@@ -138,8 +148,7 @@ class Page {
   }
 
   async #toScan(what) {
-    const { blocking } = this.till;
-    if (blocking) return this.go("attempt", { reference: blocking.reference });
+    if (this.#mustWait()) return undefined;
     this.go("scan", { what, digits: this.state.digits });
     try {
       const stop = await scan(document.getElementById("camera"), (code) => this.scanned(code));
@@ -150,6 +159,14 @@ class Page {
       if (says) says.textContent = t("noCamera");
     }
     return undefined;
+  }
+
+  // Whether something stands in the way of a sale; it is shown then.
+  #mustWait() {
+    const { blocking, closing } = this.till;
+    if (blocking) this.go("attempt", { reference: blocking.reference });
+    else if (closing) this.go("book");
+    return Boolean(blocking || closing);
   }
 
   async scanned(text) {
@@ -177,7 +194,7 @@ class Page {
     if (this.state.screen !== "take") return undefined;
     if (!wanted) return this.#set({ note: t("scanFirst") });
     if (!isPaymentCode(digits) || !this.reachable) return this.scan();
-    if (this.till.blocking) return this.go("attempt", { reference: this.till.blocking.reference });
+    if (this.#mustWait()) return undefined;
     this.go("scan", { what: { points: wanted } });
     return this.scanned(digits);
   }
@@ -190,12 +207,13 @@ class Page {
   }
 
   async undo(entry) {
+    if (this.till.closing) return;
     await this.till.undo(entry.reference);
     this.go("attempt", { reference: entry.reference });
   }
 
   async refund(entry, wanted) {
-    if (wanted > refundable(entry)) return;
+    if (wanted > refundable(entry) || this.till.closing) return;
     this.go("attempt", { reference: await this.till.refund(entry, wanted) });
   }
 
@@ -217,6 +235,12 @@ class Page {
   }
 
   // -- drawing -----------------------------------------------------------------------------------------------------------
+
+  // The offers as they are now: what is left of them changes with every sale.
+  showOffers() {
+    this.go("offers");
+    if (this.reachable) this.#learn();
+  }
 
   go(screen, more = {}) {
     if (this.state.screen === "scan") {
@@ -274,14 +298,9 @@ class Page {
 
   #tab(tab) {
     const waiting = this.till.unresolved.length;
-    return h("button", { "aria-current": tab === this.state.screen ? "page" : null, onclick: () => this.go(tab) },
+    return h("button", { "aria-current": tab === this.state.screen ? "page" : null, onclick: () => (tab === "offers" ? this.showOffers() : this.go(tab)) },
       icon(tab), t(tab), tab === "book" && waiting > 0 && h("span", { class: "badge" }, waiting));
   }
-}
-
-function shownOffer(offer) {
-  const { offer: id, offer_id, title, name, points, amount_fen, fen, left, stock } = offer;
-  return { id: id ?? offer_id, title: title ?? name, points, fen: amount_fen ?? fen, left: left ?? stock };
 }
 
 // One window is the terminal: two would each send what the other waits for.

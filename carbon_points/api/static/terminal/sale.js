@@ -40,9 +40,11 @@ export function newRefund({ reference, sale, points, batch }, now) {
 
 // -- what is asked of it -------------------------------------------------------------------------------------------
 
-// While one of these is there, no other sale may begin: nobody knows yet whether it took the points.
+// While one of these is there, no other sale may begin: nobody knows yet whether it took the points. Once its
+// reversal was sent it can only come to nothing.
 export function blocksSales(entry) {
-  return ["paying", "asking", "confirming", "capturing"].includes(entry.phase);
+  const notYet = entry.phase === "reversing" && entry.tries === 0 && !entry.captured_points;
+  return notYet || ["paying", "asking", "confirming", "capturing"].includes(entry.phase);
 }
 
 export function isOpen(entry) {
@@ -90,6 +92,11 @@ function add(sum, points, fen) {
   sum.count += 1;
   sum.points += points;
   sum.fen += fen;
+}
+
+// Points of which a refund is a multiple: an offer goes back in whole items.
+export function refundStep(entry) {
+  return entry.offer ? entry.points / entry.items : 1;
 }
 
 // The call that is due: {method, path, key, content}. The code comes from outside and stays there.

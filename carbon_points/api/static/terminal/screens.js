@@ -1,7 +1,7 @@
 // What is shown, screen by screen: elements out of the page's state. Whatever is pressed calls back into `page`.
 
 import { h, icon } from "./elements.js";
-import { canBeUndone, isException, isOpen, refundable } from "./sale.js";
+import { blocksSales, canBeUndone, isException, isOpen, refundable, refundStep } from "./sale.js";
 import { clock, points, problem, t, yuan } from "./words.js";
 
 export const MOST_DIGITS = 7;
@@ -59,12 +59,12 @@ export function offers(page) {
   if (!page.offers) return [h("p", { class: "card quiet" }, t("offersUnknown"))];
   if (!page.offers.length) return [h("p", { class: "card quiet" }, t("offersNone"))];
   const row = (offer) => {
-    const gone = offer.left === 0;
+    const { title, stock, open } = offer;
+    const said = stock === 0 ? t("soldOut") : !open ? t("notOpen") : stock === null ? null : t("left", { n: stock });
     return h("li", {},
-      h("button", { disabled: gone || !page.reachable, onclick: () => page.choose(offer) },
-        h("span", { class: "what" }, h("b", {}, offer.title),
-          typeof offer.left === "number" && h("span", {}, gone ? t("soldOut") : t("left", { n: offer.left }))),
-        h("span", { class: "sum" }, t("nPoints", { n: points(offer.points) }), h("span", {}, yuan(offer.fen)))));
+      h("button", { disabled: !open || !page.reachable, onclick: () => page.choose(offer) },
+        h("span", { class: "what" }, h("b", {}, title), said && h("span", {}, said)),
+        h("span", { class: "sum" }, t("nPoints", { n: points(offer.points) }), h("span", {}, yuan(offer.amount_fen)))));
   };
   return [h("ul", { class: "rows card" }, ...page.offers.map(row))];
 }
@@ -97,8 +97,8 @@ export function attempt(page) {
   const entry = page.till.entries.get(page.state.reference);
   if (!isOpen(entry)) return outcome(page, entry);
   const stage = entry.phase === "reversing" && entry.captured_points ? "undoing" : entry.phase;
-  const goesOn = ["reversing", "refunding"].includes(entry.phase);
-  const next = isException(entry) ? t("exceptionNext") : t(stage === "reversing" ? "reversingNext" : "dontRepeat");
+  const goesOn = ["reversing", "refunding"].includes(entry.phase) && !blocksSales(entry);
+  const next = isException(entry) ? t("exceptionNext") : t(stage === "reversing" && goesOn ? "reversingNext" : "dontRepeat");
   return [
     result("pending", t("pending"), sumOf(entry.points, entry.amount_fen),
       h("p", {}, t(stage)), entry.refused && h("p", {}, problem(entry.refused).what),
@@ -158,6 +158,7 @@ export function book(page) {
     h("section", { class: "card" }, h("h2", { class: "section" }, t("batchN", { n: till.batch })),
       h("table", {}, h("tbody", {}, ...["sales", "refunds", "reversals"].map((name) => line(name, sums[name]))))),
     unresolved.length > 0 && h("p", { class: "quiet" }, t("closeUnresolved")),
+    till.closing && !page.state.waiting && h("p", { class: "error" }, t("closeUnknown")),
     primary(page, {
       text: t(page.state.waiting ? "closing" : "closeBatch"), off: unresolved.length > 0 || page.state.waiting,
       press: () => page.closeBatch(),
@@ -189,6 +190,9 @@ function tag(entry) {
 export function entry(page) {
   const entry = page.till.entries.get(page.state.reference);
   const left = refundable(entry);
+  const { reference } = entry;
+  const disabled = !page.reachable || Boolean(page.till.closing);
+  const digits = entry.offer ? String(left) : "";
   const row = (name, value) => [h("dt", {}, t(name)), h("dd", {}, value)];
   const why = entry.outcome?.code ?? entry.refused;
   return [
@@ -199,8 +203,8 @@ export function entry(page) {
       entry.refunded_points > 0 && h("p", {}, t("refundedN", { n: points(entry.refunded_points) })),
       why && failure(why), isException(entry) && h("p", { class: "error" }, t("exceptionNext"))),
     isOpen(entry) && h("button", { class: "other", onclick: () => page.till.hurry() }, t("tryNow")),
-    left > 0 && h("button", { class: "main push", onclick: () => page.go("refund", { reference: entry.reference, digits: "" }), disabled: !page.reachable }, t("refundPart")),
-    canBeUndone(entry) && h("button", { class: "other danger", onclick: () => page.go("undo", { reference: entry.reference }), disabled: !page.reachable }, t("undo")),
+    left > 0 && h("button", { class: "main push", disabled, onclick: () => page.go("refund", { reference, digits }) }, t(entry.offer ? "refundItem" : "refundPart")),
+    canBeUndone(entry) && h("button", { class: "other danger", disabled, onclick: () => page.go("undo", { reference }) }, t("undo")),
   ];
 }
 
@@ -226,7 +230,7 @@ export function refund(page) {
     h("section", { class: "keys" }, ..."123456789".split("").map(key),
       h("button", { class: "small", onclick: () => page.clear() }, t("clear")), key("0"),
       h("button", { "aria-label": t("erase"), onclick: () => page.erase() }, icon("erase"))),
-    primary(page, { text: t("refundNow"), off: !wanted || wanted > most, press: () => page.refund(entry, wanted) }),
+    primary(page, { text: t("refundNow"), off: !wanted || wanted > most || wanted % refundStep(entry), press: () => page.refund(entry, wanted) }),
   ];
 }
 
@@ -289,7 +293,7 @@ export function about(page) {
 
 function primary(page, { text, picture, off = false, press, kind = "main" }) {
   const words = page.reachable ? text : t("waitForNetwork");
-  return h("button", { class: kind, disabled: off || !page.reachable, onclick: press },
+  return h("button", { class: kind, disabled: Boolean(off) || !page.reachable, onclick: press },
     picture && icon(picture), words);
 }
 

@@ -22,6 +22,7 @@ export class Till extends EventTarget {
   async open() {
     await this.journal.prune(Date.now());
     this.batch = (await this.journal.known("batch")) ?? 1;
+    this.closing = await this.journal.known("closing");
     for (const entry of await this.journal.entries()) {
       this.entries.set(entry.reference, entry);
       if (machine.isOpen(entry)) {
@@ -47,7 +48,7 @@ export class Till extends EventTarget {
 
   // `what` is {points} or {offer, items, points, title}. Raises SaleUnresolved while another is not known.
   async sell(what, amount_fen, code) {
-    if (this.blocking) throw new SaleUnresolved();
+    if (this.blocking || this.closing) throw new SaleUnresolved();
     const now = Date.now();
     const [reference, reversalKey, captureKey] = [newReference(now), newReference(now), newReference(now)];
     const made = { reference, reversalKey, captureKey, what, amount_fen, batch: this.batch };
@@ -72,23 +73,22 @@ export class Till extends EventTarget {
     return machine.totals(this.entries.values(), this.batch);
   }
 
-  // What the server says of our totals: {answered, status, body}. The same question goes by the same key until it is
-  // answered, so that a lost answer closes nothing twice.
+  // What the server says of our totals: {answered, status, body}. Until it has said so the same question goes by the
+  // same key, and nothing else begins: what is sold meanwhile would be of a batch that nobody knows.
   async closeBatch() {
+    this.closing ??= { batch: this.batch, content: this.totals, key: newReference(Date.now()) };
+    const { batch, content, key } = this.closing;
+    await this.journal.know("closing", this.closing);
     const { merchant, terminal } = this.identity;
-    const content = this.totals;
-    const asked = JSON.stringify([this.batch, content]);
-    const kept = await this.journal.known("closing");
-    const key = kept?.asked === asked ? kept.key : newReference(Date.now());
-    await this.journal.know("closing", { asked, key });
     const path = `/v1/merchants/${encodeURIComponent(merchant)}/terminals/${encodeURIComponent(terminal)}/batches`;
-    const answer = await this.network.post(`${path}/${this.batch}/close`, key, content);
-    if (!answer.answered) return answer;
-    await this.journal.forget("closing");
+    const answer = await this.network.post(`${path}/${batch}/close`, key, content);
+    if (!answer.answered || answer.body.retryable === "same-key") return { ...answer, answered: false };
     if (answer.status < 300 && answer.body.answer === "agreed") {
-      await this.journal.know("batch", answer.body.next_batch ?? this.batch + 1);
-      this.batch = await this.journal.known("batch");
+      this.batch = answer.body.next_batch ?? batch + 1;
+      await this.journal.know("batch", this.batch);
     }
+    this.closing = undefined;
+    await this.journal.forget("closing");
     return answer;
   }
 
