@@ -68,6 +68,14 @@ def test_the_page_of_terminals_is_stricter(city: City) -> None:
         assert loaded.headers["cache-control"] == "no-cache"
 
 
+def test_a_phone_keeps_all_of_the_page(city: City) -> None:
+    worker = city.get("/terminal/worker.js", by="")
+    assert worker.headers["service-worker-allowed"] == "/terminal"
+    (listed,) = re.findall(r"FILES = \[(.*?)\]", worker.text, re.DOTALL)
+    there = {file.name for file in (STATIC / "terminal").iterdir()}
+    assert set(re.findall(r'"([^"]+)"', listed)) == there - {"worker.js", "index.html"}
+
+
 def test_a_browser_is_told_to_ask_nobody_else(city: City) -> None:
     policy = city.get("/docs", by="").headers["content-security-policy"]
     assert policy.startswith("default-src 'self' ")

@@ -2,6 +2,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 from playwright.sync_api import Browser, Page, Playwright, sync_playwright
@@ -39,11 +40,17 @@ def modules(browser: Browser, served_city: City) -> Iterator[Page]:
 
 
 @contextmanager
-def standing_at(browser: Browser, city: City, merchant: str = "shop") -> Iterator[Cashier]:
-    """At a phone that shows the page of a new terminal of a merchant. Whatever it does, it asks nobody else."""
+def standing_at(
+    browser: Browser, city: City, merchant: str = "shop", *, kept: Literal["allow", "block"] = "block"
+) -> Iterator[Cashier]:
+    """At a phone that shows the page of a new terminal of a merchant. Whatever it does, it asks nobody else.
+
+    `kept`: whether the phone keeps the page for when there is no network.
+    """
     terminal = city.name("phone")
     city.done(city.post(f"/v1/merchants/{merchant}/terminals", {"terminal": terminal}))
-    with browser.new_context(viewport=PHONE, locale="zh-CN", has_touch=True, is_mobile=True) as context:
+    said: Any = {"viewport": PHONE, "locale": "zh-CN", "has_touch": True, "is_mobile": True, "service_workers": kept}
+    with browser.new_context(**said) as context:
         cashier = Cashier(context, city, f"{merchant}/{terminal}")
         yield cashier
         assert cashier.asked == {city.http.base_url.netloc.decode()}

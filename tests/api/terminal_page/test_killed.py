@@ -18,6 +18,12 @@ from tests.api.conftest import Founded
 from tests.api.terminal_page.conftest import standing_at
 from tests.api.terminal_page.till import code_of
 
+# The page and all that it loaded are in the phone's cache, and the worker that answers from it is there.
+KEPT = """async () => {
+  const kept = await (await caches.open("terminal-page")).keys();
+  return navigator.serviceWorker.controller && kept.length > 15;
+}"""
+
 
 def free_port() -> int:
     with socket.socket() as asked:
@@ -57,8 +63,9 @@ def test_a_server_that_is_killed_after_it_took_the_points_took_them_once(
             card = city.name("card")
             resident = city.resident(card=card)
             city.earn(card, 500, occurred_at=datetime.now(UTC).isoformat())
-            with standing_at(browser, city) as cashier:
+            with standing_at(browser, city, kept="allow") as cashier:
                 cashier.activate()
+                cashier.page.wait_for_function(KEPT)
 
                 def killed(route: Route) -> None:
                     route.fetch()
@@ -71,6 +78,8 @@ def test_a_server_that_is_killed_after_it_took_the_points_took_them_once(
                 cashier.sees("text=正在查询结果")
                 cashier.passes(6)
                 cashier.sees("text=网络不通")
+                cashier.page.reload()  # the phone has kept the page, and the page its sale
+                cashier.sees("text=正在查询结果")
                 with serving(environment, port):
                     assert "成功" in cashier.outcome(within=20)
                     assert city.balance(resident)["points_available"] == 380

@@ -6,6 +6,7 @@ import { Identity, missing } from "./identity.js";
 import { Journal } from "./journal.js";
 import { listen } from "./keys.js";
 import { Network } from "./network.js";
+import { keepPage } from "./offline.js";
 import { isOpen, refundable } from "./sale.js";
 import { scan } from "./scanner.js";
 import * as screens from "./screens.js";
@@ -28,6 +29,7 @@ class Page {
     const lacking = await missing();
     if (lacking.length) return this.go("unfit", { lacking });
     navigator.storage?.persist?.();
+    keepPage().catch(() => {}); // it is a convenience: without it the page needs the network to open
     this.journal = await Journal.open();
     this.identity = await Identity.load(this.journal);
     this.#watchNetwork();
