@@ -15,7 +15,8 @@ _HEADERS = {
     # Nothing from elsewhere, nothing inline, nothing evaluated but the scanner's WebAssembly, no HTML made of text.
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; img-src 'self'; "
-        "connect-src 'self'; worker-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+        "connect-src 'self'; worker-src 'self'; manifest-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
         "require-trusted-types-for 'script'; trusted-types page"
     ),
     "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",

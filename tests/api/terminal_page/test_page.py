@@ -355,6 +355,19 @@ def test_a_changed_key_signs_from_then_on(cashier: Cashier, resident: str, code:
     assert "成功" in cashier.takes(120, code).outcome()
 
 
+def test_a_phone_that_becomes_another_terminal_leaves_the_sales_of_the_first_alone(phone: Cashier, code: str) -> None:
+    phone.activate().takes(100, code).outcome()
+    phone.press("下一笔")
+    phone.city.done(phone.city.post("/v1/merchants/mall/terminals", {"terminal": (name := phone.city.name("phone"))}))
+    phone.path = f"/v1/merchants/mall/terminals/{name}"
+    phone.press("本机")
+    phone.press("重新激活")
+    phone.activate()
+    phone.goes("账单")
+    phone.sees("text=这一批还没有交易")
+    assert phone.page.locator(".rows").count() == 0
+
+
 def test_a_second_window_is_no_second_terminal(cashier: Cashier) -> None:
     other = cashier.opened()
     other.get_by_text("终端已在另一个窗口打开").wait_for()

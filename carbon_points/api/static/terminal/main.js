@@ -110,7 +110,10 @@ class Page {
   async activate(code) {
     this.go("activate", { waiting: true });
     const answer = await this.identity.activate(code, location.origin);
-    if (this.identity.active) return this.#begin();
+    if (answer.answered && answer.status < 300) {
+      if (this.till) return location.reload(); // it was one before, perhaps another
+      return this.#begin();
+    }
     return this.go("activate", { failed: answer.answered ? answer.body.code : "no-answer" });
   }
 
@@ -210,12 +213,14 @@ class Page {
 
   async undo(entry) {
     if (this.till.closing) return;
+    this.go("waiting");
     await this.till.undo(entry.reference);
     this.go("attempt", { reference: entry.reference });
   }
 
   async refund(entry, wanted) {
     if (wanted > refundable(entry) || this.till.closing) return;
+    this.go("waiting");
     this.go("attempt", { reference: await this.till.refund(entry, wanted) });
   }
 
@@ -284,7 +289,7 @@ class Page {
     document.documentElement.lang = languageTag();
     document.title = t("title");
     const ready = this.identity?.active && this.till;
-    const back = { entry: "book", undo: "book", refund: "book", about: "take", scan: "take" }[screen];
+    const back = { entry: "book", undo: "book", refund: "book", about: "take", scan: "take", activate: this.till && "about" }[screen];
     const name = this.identity?.known ? this.merchantName ?? this.identity.known.merchant : t("title");
     document.getElementById("bar").replaceChildren(...[
       back && h("button", { "aria-label": t("back"), onclick: () => this.go(back) }, icon("back")),

@@ -286,6 +286,7 @@ export function about(page) {
     h("section", { class: "card" }, h("dl", {}, ...row("merchant", page.merchantName ?? merchant), ...row("terminal", terminal), ...row("keyId", keyId)),
       failed && failure(failed), note && h("p", {}, note)),
     h("button", { class: "other push", onclick: () => page.rotate(), disabled: waiting || !page.reachable }, t("newKey")),
+    h("button", { class: "other danger", onclick: () => page.go("activate") }, t("activateAgain")),
   ];
 }
 

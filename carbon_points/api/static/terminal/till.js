@@ -14,6 +14,7 @@ export class Till extends EventTarget {
   constructor({ journal, network, identity }) {
     super();
     Object.assign(this, { journal, network, identity });
+    this.owner = `${identity.merchant}/${identity.terminal}`; // a phone may become another terminal
     this.entries = new Map();
     this.batch = 1;
   }
@@ -21,9 +22,10 @@ export class Till extends EventTarget {
   // Take up what was left unfinished, by this page or the one before it.
   async open() {
     await this.journal.prune(Date.now());
-    this.batch = (await this.journal.known("batch")) ?? 1;
-    this.closing = await this.journal.known("closing");
+    this.batch = (await this.journal.known(`batch of ${this.owner}`)) ?? 1;
+    this.closing = await this.journal.known(`closing of ${this.owner}`);
     for (const entry of await this.journal.entries()) {
+      if (entry.owner !== this.owner) continue;
       this.entries.set(entry.reference, entry);
       if (machine.isOpen(entry)) {
         await this.#put(machine.recovered(entry, Date.now()));
@@ -59,12 +61,16 @@ export class Till extends EventTarget {
   // Give all points of a sale back, or stop one that waits for the resident.
   async undo(reference) {
     const entry = this.entries.get(reference);
+    if (!machine.canBeUndone(entry) && entry.phase !== "confirming") return; // pressed twice
     await this.#put(machine.undone(entry, "customer-cancel", Date.now()));
     if (machine.isOpen(entry)) this.#wake.get(reference)?.();
     else this.#drive(reference);
   }
 
+  // The reference of the refund: of the one that is on its way already, where there is one of this sale.
   async refund(sale, points) {
+    const under = this.unresolved.find((entry) => entry.of === sale.reference);
+    if (under) return under.reference;
     const now = Date.now();
     return this.#begin(machine.newRefund({ reference: newReference(now), sale, points, batch: this.batch }, now));
   }
@@ -78,17 +84,17 @@ export class Till extends EventTarget {
   async closeBatch() {
     this.closing ??= { batch: this.batch, content: this.totals, key: newReference(Date.now()) };
     const { batch, content, key } = this.closing;
-    await this.journal.know("closing", this.closing);
+    await this.journal.know(`closing of ${this.owner}`, this.closing);
     const { merchant, terminal } = this.identity;
     const path = `/v1/merchants/${encodeURIComponent(merchant)}/terminals/${encodeURIComponent(terminal)}/batches`;
     const answer = await this.network.post(`${path}/${batch}/close`, key, content);
     if (!answer.answered || answer.body.retryable === "same-key") return { ...answer, answered: false };
     if (answer.status < 300 && answer.body.answer === "agreed") {
       this.batch = answer.body.next_batch ?? batch + 1;
-      await this.journal.know("batch", this.batch);
+      await this.journal.know(`batch of ${this.owner}`, this.batch);
     }
     this.closing = undefined;
-    await this.journal.forget("closing");
+    await this.journal.forget(`closing of ${this.owner}`);
     return answer;
   }
 
@@ -105,7 +111,7 @@ export class Till extends EventTarget {
   // -- driving -------------------------------------------------------------------------------------------------------
 
   async #begin(entry) {
-    await this.#put(entry);
+    await this.#put({ ...entry, owner: this.owner });
     this.#drive(entry.reference);
     return entry.reference;
   }

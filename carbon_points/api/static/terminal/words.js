@@ -139,6 +139,7 @@ export const WORDS = {
   terminal: ["终端", "Terminal"],
   keyId: ["密钥", "Key"],
   newKey: ["更换密钥", "Change key"],
+  activateAgain: ["重新激活", "Activate again"],
   keyChanged: ["密钥已更换。", "The key was changed."],
 };
 
@@ -180,7 +181,7 @@ export const PROBLEMS = {
   "merchant-unknown": [["没有这个商户", "No such merchant"], CALL],
   "terminal-unknown": [["没有这个终端", "No such terminal"], CALL],
   "terminal-suspended": [["本终端已停用", "This terminal is suspended"], CALL],
-  "signature-invalid": [["本终端的密钥无效", "This terminal's key is not valid"], ["请联系运营方，重新激活。", "Call the operator and activate again."]],
+  "signature-invalid": [["本终端的密钥无效", "This terminal's key is not valid"], ["请向运营方要激活码，在「本机」里重新激活。", "Ask the operator for a code and activate again under This terminal."]],
   "signature-expired": [["手机时间不准", "The phone's clock is wrong"], ["请在手机设置里打开自动时间，再试。", "Turn on automatic time in the phone's settings and try again."]],
   "signature-required": [["需要用本终端的密钥", "This needs the terminal's own key"], CALL],
   "activation-code-unknown": [["激活码不正确", "The activation code is not known"], ["请核对后重输。", "Check and type again."]],
@@ -188,7 +189,7 @@ export const PROBLEMS = {
   "activation-code-used": [["激活码已用过", "The activation code was used before"], ["请向运营方要新的激活码。", "Ask the operator for a new one."]],
   "wrong-type": [["填写的内容不正确", "What was entered is not valid"], ["请核对后重输。", "Check and type again."]],
   "too-many-attempts": [["试得太频繁", "Too many attempts"], LATER],
-  "key-ended": [["本终端的密钥已停用", "This terminal's key has ended"], CALL],
+  "key-ended": [["本终端的密钥已停用", "This terminal's key has ended"], ["请向运营方要激活码，在「本机」里重新激活。", "Ask the operator for a code and activate again under This terminal."]],
   unauthenticated: [["本终端未激活或已停用", "This terminal is not activated"], CALL],
   "role-not-allowed": [["本终端无权这样做", "This terminal may not do that"], CALL],
   "not-yours": [["这不是本终端的交易", "This sale is not this terminal's"], CALL],
