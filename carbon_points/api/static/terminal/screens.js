@@ -198,8 +198,7 @@ export function entry(page) {
   return [
     h("section", { class: "card" },
       h("p", { class: "due" }, t("nPoints", { n: points(entry.points) }), h("small", {}, yuan(entry.captured_fen || entry.amount_fen))),
-      h("dl", {}, ...row("state", tag(entry)), ...row("time", clock(entry.made_at)), ...row("number", entry.reference)),
-      entry.title && h("p", {}, entry.title),
+      h("dl", {}, ...(entry.title ? row("offers", entry.title) : []), ...row("state", tag(entry)), ...row("time", clock(entry.made_at)), ...row("number", entry.reference)),
       entry.refunded_points > 0 && h("p", {}, t("refundedN", { n: points(entry.refunded_points) })),
       why && failure(why), isException(entry) && h("p", { class: "error" }, t("exceptionNext"))),
     isOpen(entry) && h("button", { class: "other", onclick: () => page.till.hurry() }, t("tryNow")),
