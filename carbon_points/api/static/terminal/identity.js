@@ -54,7 +54,8 @@ export class Identity {
   async rotate(network) {
     const pair = await this.#pending();
     const proof = await this.#proof("carbon-points-rotation", this.known.keyId, pair);
-    const answer = await network.post("/v1/terminals/keys", newReference(Date.now()), { public_key: pair.public, proof });
+    const content = { public_key: pair.public, proof };
+    const answer = await network.post("/v1/terminals/keys", newReference(Date.now()), content);
     if (answer.answered && answer.status < 300) {
       await this.#become({ ...this.known, keyId: answer.body.key_id, key: pair.keys.privateKey });
       await this.journal.forget("pending key");

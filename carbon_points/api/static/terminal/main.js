@@ -15,6 +15,7 @@ import { Till } from "./till.js";
 import { languageTag, switchLanguage, t } from "./words.js";
 
 const PING_MS = 5_000;
+const BEFORE = { entry: "book", undo: "book", refund: "book", about: "take", scan: "take" };
 const TABS = ["take", "offers", "book"];
 
 class Page {
@@ -58,7 +59,8 @@ class Page {
   // What a point is worth here, and what can be had.
   async #learn() {
     const merchant = encodeURIComponent(this.identity.known.merchant);
-    const [known, offers] = await Promise.all([this.network.get(`/v1/merchants/${merchant}`), this.#offersOf(merchant)]);
+    const terms = this.network.get(`/v1/merchants/${merchant}`);
+    const [known, offers] = await Promise.all([terms, this.#offersOf(merchant)]);
     if (known.answered && known.status < 300) {
       this.fenPerPoint = known.body.fen_per_point;
       this.merchantName = known.body.name;
@@ -79,7 +81,7 @@ class Page {
     return found;
   }
 
-  // -- the network -----------------------------------------------------------------------------------------------------
+  // -- the network ----------------------------------------------------------------------------------------------------
 
   #watchNetwork() {
     const ask = async () => {
@@ -105,7 +107,7 @@ class Page {
     if (!["scan", "activate"].includes(this.state.screen)) this.draw();
   }
 
-  // -- what is pressed -------------------------------------------------------------------------------------------------
+  // -- what is pressed ------------------------------------------------------------------------------------------------
 
   async activate(code) {
     this.go("activate", { waiting: true });
@@ -241,7 +243,7 @@ class Page {
     this.go("about", done ? { note: t("keyChanged") } : { failed: answer.answered ? answer.body.code : "no-answer" });
   }
 
-  // -- drawing -----------------------------------------------------------------------------------------------------------
+  // -- drawing --------------------------------------------------------------------------------------------------------
 
   // The offers as they are now: what is left of them changes with every sale.
   showOffers() {
@@ -284,28 +286,38 @@ class Page {
     this.#drawFrame();
   }
 
+  // Bar, network and tabs: what stands around every screen.
   #drawFrame() {
     const { screen } = this.state;
     document.documentElement.lang = languageTag();
     document.title = t("title");
-    const ready = this.identity?.active && this.till;
-    const back = { entry: "book", undo: "book", refund: "book", about: "take", scan: "take", activate: this.till && "about" }[screen];
-    const name = this.identity?.known ? this.merchantName ?? this.identity.known.merchant : t("title");
-    document.getElementById("bar").replaceChildren(...[
-      back && h("button", { "aria-label": t("back"), onclick: () => this.go(back) }, icon("back")),
-      h("h1", {}, name),
-      screen !== "scan" && h("button", { id: "language", onclick: () => { switchLanguage(); this.draw(); } }, t("language")),
-      ready && TABS.includes(screen) && h("button", { "aria-label": t("about"), onclick: () => this.go("about") }, icon("gear")),
-    ].filter(Boolean));
+    const withTabs = this.till && TABS.includes(screen);
+    document.getElementById("bar").replaceChildren(...this.#bar(screen, withTabs).filter(Boolean));
+    document.getElementById("tabs").replaceChildren(...(withTabs ? TABS.map((tab) => this.#tab(tab)) : []));
     const network = document.getElementById("network");
     network.hidden = this.reachable;
     network.textContent = this.reachable ? "" : t("offline");
-    document.getElementById("tabs").replaceChildren(...(ready && TABS.includes(screen) ? TABS.map((tab) => this.#tab(tab)) : []));
+  }
+
+  #bar(screen, withTabs) {
+    const back = screen === "activate" ? this.till && "about" : BEFORE[screen];
+    const name = this.merchantName ?? this.identity?.known?.merchant ?? t("title");
+    const other = () => {
+      switchLanguage();
+      this.draw();
+    };
+    return [
+      back && h("button", { "aria-label": t("back"), onclick: () => this.go(back) }, icon("back")),
+      h("h1", {}, name),
+      screen !== "scan" && h("button", { id: "language", onclick: other }, t("language")),
+      withTabs && h("button", { "aria-label": t("about"), onclick: () => this.go("about") }, icon("gear")),
+    ];
   }
 
   #tab(tab) {
     const waiting = this.till.unresolved.length;
-    return h("button", { "aria-current": tab === this.state.screen ? "page" : null, onclick: () => (tab === "offers" ? this.showOffers() : this.go(tab)) },
+    const press = () => (tab === "offers" ? this.showOffers() : this.go(tab));
+    return h("button", { "aria-current": tab === this.state.screen ? "page" : null, onclick: press },
       icon(tab), t(tab), tab === "book" && waiting > 0 && h("span", { class: "badge" }, waiting));
   }
 }

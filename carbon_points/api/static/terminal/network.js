@@ -23,7 +23,7 @@ export class Network {
 
   async #call(request) {
     const answer = await this.#once(request);
-    // The phone's clock was set since: what time it is there, the answer says. Once; a call that was refused did nothing.
+    // The phone's clock was set since: the answer says what time it is there. A call that was refused did nothing.
     if (answer.body?.code !== "signature-expired" || !answer.date) return answer;
     await this.clockIsWrong(answer.date);
     return this.#once(request);

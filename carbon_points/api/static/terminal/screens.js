@@ -41,16 +41,9 @@ export function activate(page) {
 export function take(page) {
   const { digits, note } = page.state;
   const wanted = Number(digits || 0);
-  const key = (digit) => h("button", { onclick: () => page.type(digit) }, digit);
   return [
-    h("section", { class: "amount", "aria-live": "polite" },
-      h("strong", {}, points(wanted), h("small", {}, t("points"))),
-      h("span", {}, wanted ? worth(page, wanted) : note ?? t("howMuch"))),
-    h("section", { class: "keys" },
-      ..."123456789".split("").map(key),
-      h("button", { class: "small", onclick: () => page.clear() }, t("clear")),
-      key("0"),
-      h("button", { "aria-label": t("erase"), onclick: () => page.erase() }, icon("erase"))),
+    amount(wanted, wanted ? worth(page, wanted) : note ?? t("howMuch")),
+    keypad(page),
     primary(page, { text: t("scan"), picture: "scan", off: !wanted, press: () => page.scan() }),
   ];
 }
@@ -73,8 +66,8 @@ export function offers(page) {
 export function scan(page) {
   const { what } = page.state;
   const typed = h("input", {
-    id: "typed", inputmode: "numeric", autocomplete: "off", maxlength: "24", enterkeyhint: "go", "aria-label": t("scanType"),
-    placeholder: t("scanType"),
+    id: "typed", inputmode: "numeric", autocomplete: "off", maxlength: "24", enterkeyhint: "go",
+    placeholder: t("scanType"), "aria-label": t("scanType"),
   });
   const submit = (event) => {
     event.preventDefault();
@@ -83,11 +76,12 @@ export function scan(page) {
   return [
     h("p", { class: "due" }, t("nPoints", { n: points(what.points) }),
       h("small", {}, what.title ?? yuan(page.fenOf(what)))),
-    h("section", { class: "camera" }, h("video", { id: "camera", muted: true, playsinline: true, "aria-hidden": "true" }),
+    h("section", { class: "camera" },
+      h("video", { id: "camera", muted: true, playsinline: true, "aria-hidden": "true" }),
       h("div", { class: "frame" }), h("p", { id: "camera-says" }, t("scanHow"))),
     h("form", { class: "typed", onsubmit: submit }, typed, h("button", {}, t("confirm"))),
     h("p", { id: "scan-wrong", class: "error", role: "alert", hidden: true }, t("scanWrong")),
-    h("button", { class: "other", onclick: () => page.go("take") }, t("cancel")),
+    button("other", t("cancel"), () => page.go("take")),
   ];
 }
 
@@ -96,47 +90,45 @@ export function scan(page) {
 export function attempt(page) {
   const entry = page.till.entries.get(page.state.reference);
   if (!isOpen(entry)) return outcome(page, entry);
-  const stage = entry.phase === "reversing" && entry.captured_points ? "undoing" : entry.phase;
-  const goesOn = ["reversing", "refunding"].includes(entry.phase) && !blocksSales(entry);
-  const next = isException(entry) ? t("exceptionNext") : t(stage === "reversing" && goesOn ? "reversingNext" : "dontRepeat");
+  const { reference, phase } = entry;
+  const goesOn = ["reversing", "refunding"].includes(phase) && !blocksSales(entry);
+  const stage = phase === "reversing" && entry.captured_points ? "undoing" : phase;
+  const usual = stage === "reversing" && goesOn ? "reversingNext" : "dontRepeat";
+  const why = entry.refused && problem(entry.refused).what;
+  const next = t(isException(entry) ? "exceptionNext" : usual);
   return [
-    result("pending", t("pending"), sumOf(entry.points, entry.amount_fen),
-      h("p", {}, t(stage)), entry.refused && h("p", {}, problem(entry.refused).what),
-      h("p", { class: "next" }, next)),
-    entry.phase === "confirming" && h("button", { class: "other", onclick: () => page.till.undo(entry.reference) }, t("cancel")),
-    goesOn && h("button", { class: "other", onclick: () => page.fresh() }, t("goOn")),
+    result("pending", t("pending"), { sum: sumOf(entry.points, entry.amount_fen), said: [t(stage), why], next }),
+    phase === "confirming" && button("other", t("cancel"), () => page.till.undo(reference)),
+    goesOn && button("other", t("goOn"), () => page.fresh()),
   ];
 }
 
 function outcome(page, entry) {
   const { word, code } = entry.outcome;
-  const go = (text) => h("button", { class: "main", onclick: () => page.fresh() }, text);
-  switch (word) {
-    case "paid":
-      if (code) {
-        const { what, next } = problem(code);
-        return [result("failed", t("failure"), null, h("p", {}, what), h("p", { class: "next" }, next)), go(t("next"))];
-      }
-      return [result("paid", t("success"), sumOf(entry.captured_points, entry.captured_fen), h("p", {}, entry.title ?? t("paidTaken"))), go(t("next"))];
-    case "refunded":
-      return [result("paid", t("success"), sumOf(entry.points, entry.amount_fen), h("p", {}, t("refundedDone"))), go(t("next"))];
-    case "undone":
-      return [result("paid", t("success"), sumOf(entry.captured_points, entry.captured_fen), h("p", {}, t("undoneDone"))), go(t("next"))];
-    case "reversed":
-      return [result("failed", t("failure"), null, h("p", {}, t("reversedDone")),
-        h("p", {}, entry.why ? problem(entry.why).what : t("reversedWhat")),
-        h("p", { class: "next" }, entry.why ? problem(entry.why).next : t("reversedNext"))), go(t("again"))];
-    default: {
-      const { what, next } = problem(code);
-      return [result("failed", t("failure"), null, h("p", {}, what), h("p", { class: "next" }, next)),
-        go(entry.kind === "refund" ? t("next") : t("again"))];
-    }
+  const onwards = (text) => button("main", t(text), () => page.fresh());
+  const taken = sumOf(entry.captured_points, entry.captured_fen);
+  if (word === "reversed") {
+    const { what, next } = entry.why ? problem(entry.why) : { what: t("reversedWhat"), next: t("reversedNext") };
+    return [result("failed", t("failure"), { said: [t("reversedDone"), what], next }), onwards("again")];
   }
+  if (code) return [refusal(code), onwards(word === "declined" && entry.kind === "sale" ? "again" : "next")];
+  const [sum, said] = {
+    paid: [taken, entry.title ?? t("paidTaken")],
+    undone: [taken, t("undoneDone")],
+    refunded: [sumOf(entry.points, entry.amount_fen), t("refundedDone")],
+  }[word];
+  return [result("paid", t("success"), { sum, said: [said] }), onwards("next")];
 }
 
-function result(kind, word, sum, ...more) {
+function refusal(code) {
+  const { what, next } = problem(code);
+  return result("failed", t("failure"), { said: [what], next });
+}
+
+function result(kind, word, { sum, said, next }) {
   return h("section", { class: `result ${kind}`, role: kind === "pending" ? "status" : "alert" },
-    icon(kind), h("h2", {}, word), sum, ...more);
+    icon(kind), h("h2", {}, word), sum, ...said.filter(Boolean).map((text) => h("p", {}, text)),
+    next && h("p", { class: "next" }, next));
 }
 
 function sumOf(count, fen) {
@@ -166,10 +158,11 @@ export function book(page) {
     unresolved.length > 0 && h("section", { class: "card" },
       h("h2", { class: "section" }, `${t("unresolved")} ${unresolved.length}`),
       h("p", { class: "quiet" }, t("unresolvedHow")), list(page, unresolved),
-      h("button", { class: "other", onclick: () => till.hurry() }, t("tryNow"))),
+      button("other", t("tryNow"), () => till.hurry())),
     h("section", { class: "card" }, h("h2", { class: "section" }, t("salesList")),
       ofBatch.length ? list(page, ofBatch) : h("p", { class: "quiet" }, t("nothingYet"))),
-    earlier.length > 0 && h("section", { class: "card" }, h("h2", { class: "section" }, t("earlier")), list(page, earlier)),
+    earlier.length > 0 && h("section", { class: "card" },
+      h("h2", { class: "section" }, t("earlier")), list(page, earlier)),
   ];
 }
 
@@ -189,31 +182,32 @@ function tag(entry) {
 
 export function entry(page) {
   const entry = page.till.entries.get(page.state.reference);
+  const { reference, title } = entry;
   const left = refundable(entry);
-  const { reference } = entry;
-  const disabled = !page.reachable || Boolean(page.till.closing);
-  const digits = entry.offer ? String(left) : "";
-  const row = (name, value) => [h("dt", {}, t(name)), h("dd", {}, value)];
   const why = entry.outcome?.code ?? entry.refused;
+  const disabled = !page.reachable || Boolean(page.till.closing);
+  const digits = entry.offer ? String(left) : ""; // whole, unless somebody types another number
+  const facts = [["state", tag(entry)], ["time", clock(entry.made_at)], ["number", reference]];
   return [
     h("section", { class: "card" },
-      h("p", { class: "due" }, t("nPoints", { n: points(entry.points) }), h("small", {}, yuan(entry.captured_fen || entry.amount_fen))),
-      h("dl", {}, ...(entry.title ? row("offers", entry.title) : []), ...row("state", tag(entry)), ...row("time", clock(entry.made_at)), ...row("number", entry.reference)),
+      h("p", { class: "due" }, t("nPoints", { n: points(entry.points) }),
+        h("small", {}, yuan(entry.captured_fen || entry.amount_fen))),
+      table(title ? [["offers", title], ...facts] : facts),
       entry.refunded_points > 0 && h("p", {}, t("refundedN", { n: points(entry.refunded_points) })),
       why && failure(why), isException(entry) && h("p", { class: "error" }, t("exceptionNext"))),
-    isOpen(entry) && h("button", { class: "other", onclick: () => page.till.hurry() }, t("tryNow")),
-    left > 0 && h("button", { class: "main push", disabled, onclick: () => page.go("refund", { reference, digits }) }, t(entry.offer ? "refundItem" : "refundPart")),
-    canBeUndone(entry) && h("button", { class: "other danger", disabled, onclick: () => page.go("undo", { reference }) }, t("undo")),
+    isOpen(entry) && button("other", t("tryNow"), () => page.till.hurry()),
+    left > 0 && button("main push", t(entry.offer ? "refundItem" : "refundPart"),
+      () => page.go("refund", { reference, digits }), disabled),
+    canBeUndone(entry) && button("other danger", t("undo"), () => page.go("undo", { reference }), disabled),
   ];
 }
 
 export function undo(page) {
   const entry = page.till.entries.get(page.state.reference);
   return [
-    h("section", { class: "amount" }, h("strong", {}, points(entry.captured_points), h("small", {}, t("points"))),
-      h("span", {}, t("undoSure", { n: points(entry.captured_points) }))),
+    amount(entry.captured_points, t("undoSure", { n: points(entry.captured_points) })),
     primary(page, { text: t("undo"), press: () => page.undo(entry), kind: "main failed push" }),
-    h("button", { class: "other", onclick: () => page.go("entry", { reference: entry.reference }) }, t("back")),
+    button("other", t("back"), () => page.go("entry", { reference: entry.reference })),
   ];
 }
 
@@ -221,36 +215,31 @@ export function refund(page) {
   const entry = page.till.entries.get(page.state.reference);
   const wanted = Number(page.state.digits || 0);
   const most = refundable(entry);
-  const key = (digit) => h("button", { onclick: () => page.type(digit) }, digit);
+  const off = !wanted || wanted > most || wanted % refundStep(entry) !== 0;
   return [
-    h("section", { class: "amount", "aria-live": "polite" },
-      h("strong", {}, points(wanted), h("small", {}, t("points"))),
-      h("span", {}, t("refundHow", { n: points(most) }))),
-    h("section", { class: "keys" }, ..."123456789".split("").map(key),
-      h("button", { class: "small", onclick: () => page.clear() }, t("clear")), key("0"),
-      h("button", { "aria-label": t("erase"), onclick: () => page.erase() }, icon("erase"))),
-    primary(page, { text: t("refundNow"), off: !wanted || wanted > most || wanted % refundStep(entry), press: () => page.refund(entry, wanted) }),
+    amount(wanted, t("refundHow", { n: points(most) })),
+    keypad(page),
+    primary(page, { text: t("refundNow"), off, press: () => page.refund(entry, wanted) }),
   ];
 }
 
 export function closed(page) {
   const { answer, batch, mine } = page.state.closing;
-  const home = h("button", { class: "main", onclick: () => page.go("book") }, t("confirm"));
-  if (!answer.answered) return [result("pending", t("cannot-confirm"), null, h("p", {}, t("closeUnknown"))), home];
-  if (answer.status >= 300) {
-    const { what, next } = problem(answer.body.code);
-    return [result("failed", t("failure"), null, h("p", {}, what), h("p", { class: "next" }, next)), home];
-  }
+  const home = button("main", t("confirm"), () => page.go("book"));
+  if (!answer.answered) return [result("pending", t("cannot-confirm"), { said: [t("closeUnknown")] }), home];
+  if (answer.status >= 300) return [refusal(answer.body.code), home];
   const told = answer.body;
+  const owed = (unit) => mine.sales[unit] - mine.refunds[unit] - mine.reversals[unit];
   switch (told.answer) {
-    case "agreed":
-      return [result("paid", t("agreed"), sumOf(mine.sales.points - mine.refunds.points - mine.reversals.points,
-        mine.sales.fen - mine.refunds.fen - mine.reversals.fen), h("p", {}, t("agreedWhat", { n: batch }))), home];
+    case "agreed": {
+      const sum = sumOf(owed("points"), owed("fen"));
+      return [result("paid", t("agreed"), { sum, said: [t("agreedWhat", { n: batch })] }), home];
+    }
     case "not-agreed":
-      return [result("failed", t("not-agreed"), null, h("p", {}, t("notAgreedWhat"))), difference(mine, told.totals),
+      return [result("failed", t("not-agreed"), { said: [t("notAgreedWhat")] }), difference(mine, told.totals),
         strangers(page, told.lines ?? []), home];
     default:
-      return [result("pending", t("cannot-confirm"), null, h("p", {}, t("cannotConfirmWhat"))), home];
+      return [result("pending", t("cannot-confirm"), { said: [t("cannotConfirmWhat")] }), home];
   }
 }
 
@@ -264,13 +253,17 @@ function difference(mine, theirs) {
 
 // Sales that only one side has.
 function strangers(page, lines) {
-  const ours = page.till.newestFirst.filter((e) => e.kind === "sale" && e.captured_points && e.batch === page.till.batch);
+  const { batch, newestFirst } = page.till;
+  const ours = newestFirst.filter((e) => e.kind === "sale" && e.captured_points && e.batch === batch);
   const known = new Set(ours.map((e) => e.redemption_id));
   const told = new Set(lines.map((line) => line.redemption_id));
-  const row = (id, said, count) => h("li", {}, h("b", {}, said), ` ${t("nPoints", { n: points(count) })} `, h("span", { class: "quiet" }, id));
+  const row = (said, id, count) => h("li", {}, h("b", {}, t(said)), ` ${t("nPoints", { n: points(count) })} `,
+    h("span", { class: "quiet" }, id));
+  const theirs = lines.filter((line) => !known.has(line.redemption_id));
+  const only = ours.filter((e) => !told.has(e.redemption_id));
   const rows = [
-    ...lines.filter((line) => !known.has(line.redemption_id)).map((line) => row(line.redemption_id, t("onlyServer"), line.points)),
-    ...ours.filter((e) => !told.has(e.redemption_id)).map((e) => row(e.redemption_id, t("onlyMine"), e.captured_points)),
+    ...theirs.map((line) => row("onlyServer", line.redemption_id, line.points)),
+    ...only.map((e) => row("onlyMine", e.redemption_id, e.captured_points)),
   ];
   return rows.length ? h("ul", { class: "card" }, ...rows) : null;
 }
@@ -279,17 +272,36 @@ function strangers(page, lines) {
 
 export function about(page) {
   const { merchant, terminal, keyId } = page.identity.known;
-  const row = (name, value) => [h("dt", {}, t(name)), h("dd", {}, value)];
   const { failed, note, waiting } = page.state;
+  const facts = [["merchant", page.merchantName ?? merchant], ["terminal", terminal], ["keyId", keyId]];
   return [
-    h("section", { class: "card" }, h("dl", {}, ...row("merchant", page.merchantName ?? merchant), ...row("terminal", terminal), ...row("keyId", keyId)),
-      failed && failure(failed), note && h("p", {}, note)),
-    h("button", { class: "other push", onclick: () => page.rotate(), disabled: waiting || !page.reachable }, t("newKey")),
-    h("button", { class: "other danger", onclick: () => page.go("activate") }, t("activateAgain")),
+    h("section", { class: "card" }, table(facts), failed && failure(failed), note && h("p", {}, note)),
+    button("other push", t("newKey"), () => page.rotate(), Boolean(waiting) || !page.reachable),
+    button("other danger", t("activateAgain"), () => page.go("activate")),
   ];
 }
 
 // -- parts -----------------------------------------------------------------------------------------------------------
+
+function button(kind, text, press, disabled = false) {
+  return h("button", { class: kind, disabled, onclick: press }, text);
+}
+
+function table(facts) {
+  return h("dl", {}, ...facts.flatMap(([name, value]) => [h("dt", {}, t(name)), h("dd", {}, value)]));
+}
+
+function amount(wanted, said) {
+  return h("section", { class: "amount", "aria-live": "polite" },
+    h("strong", {}, points(wanted), h("small", {}, t("points"))), h("span", {}, said));
+}
+
+function keypad(page) {
+  const key = (digit) => button("key", digit, () => page.type(digit));
+  return h("section", { class: "keys" }, ..."123456789".split("").map(key),
+    button("small", t("clear"), () => page.clear()), key("0"),
+    h("button", { "aria-label": t("erase"), onclick: () => page.erase() }, icon("erase")));
+}
 
 function primary(page, { text, picture, off = false, press, kind = "main" }) {
   const words = page.reachable ? text : t("waitForNetwork");

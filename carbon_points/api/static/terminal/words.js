@@ -60,7 +60,10 @@ export const WORDS = {
 
   scanHow: ["请将付款码对准取景框", "Hold the payment code in the frame"],
   scanType: ["或输入 18 位数字", "or type its 18 digits"],
-  scanWrong: ["付款码应为 80 开头的 18 位数字，请核对后重输。", "A payment code has 18 digits and begins with 80. Check and type again."],
+  scanWrong: [
+    "付款码应为 80 开头的 18 位数字，请核对后重输。",
+    "A payment code has 18 digits and begins with 80. Check and type again.",
+  ],
   noCamera: ["摄像头打不开。请允许使用摄像头，或用扫码枪、手工输入。", "The camera cannot be opened. Allow it, or use a hand scanner or type."],
 
   pending: ["处理中", "In progress"],
@@ -107,10 +110,16 @@ export const WORDS = {
   agreed: ["账目一致", "Totals agreed"],
   agreedWhat: ["第 {n} 批已结清。", "Batch {n} is closed."],
   "not-agreed": ["账目不一致", "Totals do not agree"],
-  notAgreedWhat: ["本批没有结。请核对下面不同的交易，并联系运营方。", "The batch stays open. Check the differences below and call the operator."],
+  notAgreedWhat: [
+    "本批没有结。请核对下面不同的交易，并联系运营方。",
+    "The batch stays open. Check the differences below and call the operator.",
+  ],
   "cannot-confirm": ["暂不能确认", "Cannot confirm now"],
   cannotConfirmWhat: ["服务器还有未完成的交易。请过几分钟再结批。", "The server still has open sales. Close the batch in a few minutes."],
-  closeUnknown: ["没有收到结批结果。请再结一次，不会重复；在此之前不能收积分。", "No answer. Close it again; nothing happens twice. No sales before that."],
+  closeUnknown: [
+    "没有收到结批结果。请再结一次，不会重复；在此之前不能收积分。",
+    "No answer. Close it again; nothing happens twice. No sales before that.",
+  ],
   mine: ["本机", "Here"],
   theirs: ["服务器", "Server"],
   onlyServer: ["只有服务器有", "Only on the server"],
@@ -158,18 +167,30 @@ export const PROBLEMS = {
   "code-malformed": [["付款码不正确", "That is not a payment code"], NEW_CODE],
   "rate-limited": [["试得太频繁", "Too many attempts"], LATER],
   "insufficient-points": [["积分不足", "Not enough points"], LESS],
-  "account-frozen": [["居民账户已冻结", "The resident's account is frozen"], ["请居民联系客服，换其他方式付款。", "The resident should call support. Take another payment."]],
+  "account-frozen": [
+    ["居民账户已冻结", "The resident's account is frozen"],
+    ["请居民联系客服，换其他方式付款。", "The resident should call support. Take another payment."],
+  ],
   "account-unknown": [["没有这个居民账户", "No such resident"], NEW_CODE],
   "offer-unknown": [["没有这个商品", "No such offer"], OTHER],
   "offer-sold-out": [["商品已兑完", "The offer is sold out"], OTHER],
   "offer-not-open": [["商品不在兑换时间内", "The offer is not open now"], OTHER],
   "offer-limit-reached": [["居民已达兑换上限", "The resident has reached the offer's limit"], OTHER],
-  "offer-day-limit-reached": [["今天的份数已兑完", "Today's share of the offer is gone"], ["请明天再来，或换其他商品。", "Come again tomorrow, or choose another offer."]],
+  "offer-day-limit-reached": [
+    ["今天的份数已兑完", "Today's share of the offer is gone"],
+    ["请明天再来，或换其他商品。", "Come again tomorrow, or choose another offer."],
+  ],
   "campaign-spent": [["活动预算已用完", "The campaign's budget is spent"], OTHER],
   "items-invalid": [["份数不正确", "The number of items is not valid"], OTHER],
-  "not-whole-items": [["商品只能整份退", "An offer is refunded in whole items"], ["请按整份退，或整笔撤销。", "Refund whole items, or cancel the sale."]],
+  "not-whole-items": [
+    ["商品只能整份退", "An offer is refunded in whole items"],
+    ["请按整份退，或整笔撤销。", "Refund whole items, or cancel the sale."],
+  ],
   declined: [["居民没有同意", "The resident did not agree"], ["请与居民确认后，重新收。", "Ask the resident, then try again."]],
-  "not-taken": [["没有收成：积分不足，或居民没有同意", "Not taken: too few points, or the resident did not agree"], ["请与居民确认后，刷新付款码再收。", "Ask the resident, get a new code, then try again."]],
+  "not-taken": [
+    ["没有收成：积分不足，或居民没有同意", "Not taken: too few points, or the resident did not agree"],
+    ["请与居民确认后，刷新付款码再收。", "Ask the resident, get a new code, then try again."],
+  ],
   expired: [["冻结已超时，积分已退回", "The hold ran out and the points went back"], NEW_CODE],
   voided: [["这一笔已撤销", "This sale was cancelled"], NEW_CODE],
   "hold-abandoned": [["这一笔没有完成，没有扣积分", "This sale was not finished, no points were taken"], NEW_CODE],
@@ -181,20 +202,38 @@ export const PROBLEMS = {
   "merchant-unknown": [["没有这个商户", "No such merchant"], CALL],
   "terminal-unknown": [["没有这个终端", "No such terminal"], CALL],
   "terminal-suspended": [["本终端已停用", "This terminal is suspended"], CALL],
-  "signature-invalid": [["本终端的密钥无效", "This terminal's key is not valid"], ["请向运营方要激活码，在「本机」里重新激活。", "Ask the operator for a code and activate again under This terminal."]],
-  "signature-expired": [["手机时间不准", "The phone's clock is wrong"], ["请在手机设置里打开自动时间，再试。", "Turn on automatic time in the phone's settings and try again."]],
+  "signature-invalid": [
+    ["本终端的密钥无效", "This terminal's key is not valid"],
+    ["请向运营方要激活码，在「本机」里重新激活。", "Ask the operator for a code and activate again under This terminal."],
+  ],
+  "signature-expired": [
+    ["手机时间不准", "The phone's clock is wrong"],
+    ["请在手机设置里打开自动时间，再试。", "Turn on automatic time in the phone's settings and try again."],
+  ],
   "signature-required": [["需要用本终端的密钥", "This needs the terminal's own key"], CALL],
   "activation-code-unknown": [["激活码不正确", "The activation code is not known"], ["请核对后重输。", "Check and type again."]],
-  "activation-code-expired": [["激活码已过期", "The activation code has expired"], ["请向运营方要新的激活码。", "Ask the operator for a new one."]],
-  "activation-code-used": [["激活码已用过", "The activation code was used before"], ["请向运营方要新的激活码。", "Ask the operator for a new one."]],
+  "activation-code-expired": [
+    ["激活码已过期", "The activation code has expired"],
+    ["请向运营方要新的激活码。", "Ask the operator for a new one."],
+  ],
+  "activation-code-used": [
+    ["激活码已用过", "The activation code was used before"],
+    ["请向运营方要新的激活码。", "Ask the operator for a new one."],
+  ],
   "wrong-type": [["填写的内容不正确", "What was entered is not valid"], ["请核对后重输。", "Check and type again."]],
   "too-many-attempts": [["试得太频繁", "Too many attempts"], LATER],
-  "key-ended": [["本终端的密钥已停用", "This terminal's key has ended"], ["请向运营方要激活码，在「本机」里重新激活。", "Ask the operator for a code and activate again under This terminal."]],
+  "key-ended": [
+    ["本终端的密钥已停用", "This terminal's key has ended"],
+    ["请向运营方要激活码，在「本机」里重新激活。", "Ask the operator for a code and activate again under This terminal."],
+  ],
   unauthenticated: [["本终端未激活或已停用", "This terminal is not activated"], CALL],
   "role-not-allowed": [["本终端无权这样做", "This terminal may not do that"], CALL],
   "not-yours": [["这不是本终端的交易", "This sale is not this terminal's"], CALL],
   "identity-reused": [["单号已用过", "The reference was used before"], CALL],
-  "use-refund": [["所在批次已结，不能撤销", "Its batch is closed: it cannot be cancelled"], ["请改用「退部分积分」。", "Refund it instead."]],
+  "use-refund": [
+    ["所在批次已结，不能撤销", "Its batch is closed: it cannot be cancelled"],
+    ["请改用「退部分积分」。", "Refund it instead."],
+  ],
   "refund-exceeds-captured": [["退的比收的多", "More than was taken"], LOOK],
   "redemption-unknown": [["没有这一笔", "No such sale"], LOOK],
   "redemption-not-captured": [["这一笔没有收积分，不能退", "No points were taken, so none can be refunded"], LOOK],
@@ -235,5 +274,6 @@ export function yuan(fen) {
 }
 
 export function clock(at) {
-  return new Date(at).toLocaleString(languageTag(), { hour12: false, month: "2-digit", day: "2-digit", hour: "2-digit", minute: "2-digit" });
+  const form = { hour12: false, month: "2-digit", day: "2-digit", hour: "2-digit", minute: "2-digit" };
+  return new Date(at).toLocaleString(languageTag(), form);
 }
