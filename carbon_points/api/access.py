@@ -97,7 +97,7 @@ def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
 def stamped(app: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
     """Middleware: give each request an id, and say it in the answer. A caller may send its own.
 
-    What a browser shows of an answer loads from here alone, and asks nobody else.
+    What a browser shows of an answer loads from here alone, and asks nobody else; a page may be stricter.
     """
 
     async def middleware(scope: Any, receive: Any, send: Any) -> None:
@@ -108,7 +108,9 @@ def stamped(app: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None
 
         async def sending(message: Any) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode()), FROM_HERE]
+                stricter = any(name.lower() == FROM_HERE[0] for name, _ in message["headers"])
+                policy = () if stricter else (FROM_HERE,)
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode()), *policy]
             await send(message)
 
         await app(scope, receive, sending)

@@ -32,6 +32,7 @@ from carbon_points.api import (
 from carbon_points.api.access import KnownParameters, security_of, stamped
 from carbon_points.api.installation import BODY_MOST, Installation
 from carbon_points.api.problems import NOT_DECODED, ApiError, answer, of_validation
+from carbon_points.api.terminal_page import terminal_page, terminal_scripts, terminal_worker
 
 _STATIC = Path(__file__).parent / "static"
 _DESCRIPTION = """\
@@ -82,6 +83,9 @@ def create_app(installation: Installation) -> Litestar:
     app = Litestar(
         route_handlers=[
             *handlers,
+            terminal_page,
+            terminal_scripts,
+            terminal_worker,
             create_static_files_router("/static", [_STATIC], include_in_schema=False),
         ],
         dependencies={"installation": Provide(lambda: installation, sync_to_thread=False)},

@@ -13,6 +13,7 @@ import carbon_points.api.app
 from tests.api.city import City
 
 STATIC = Path(carbon_points.api.app.__file__).parent / "static"
+TYPES = {".js": "javascript", ".wasm": "application/wasm", "": ""}  # a licence needs none
 VENDORED = msgspec.json.decode((STATIC / "VENDOR.json").read_bytes())
 
 
@@ -51,6 +52,30 @@ def test_the_page_loads_nothing_from_elsewhere(city: City, page: str) -> None:
     assert not re.search(r"https?://", page)
 
 
+def test_the_page_of_terminals_is_stricter(city: City) -> None:
+    """Nothing inline, nothing evaluated but WebAssembly, never from elsewhere; its scripts are always the newest."""
+    answer = city.get("/terminal", by="")
+    assert answer.headers["content-type"].startswith("text/html")
+    (policy,) = answer.headers.get_list("content-security-policy")
+    assert policy.startswith("default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; ")
+    assert not re.search(r"unsafe-inline|'unsafe-eval'|\*|https?:|//|data:|blob:", policy)
+    found = Loaded()
+    found.feed(answer.text)
+    assert len(found.addresses) >= 4
+    for address in found.addresses:
+        loaded = city.get(address, by="")
+        assert loaded.status_code == 200, address
+        assert loaded.headers["cache-control"] == "no-cache"
+
+
+def test_a_phone_keeps_all_of_the_page(city: City) -> None:
+    worker = city.get("/terminal/worker.js", by="")
+    assert worker.headers["service-worker-allowed"] == "/terminal"
+    (listed,) = re.findall(r"FILES = \[(.*?)\]", worker.text, re.DOTALL)
+    there = {file.name for file in (STATIC / "terminal").iterdir()}
+    assert set(re.findall(r'"([^"]+)"', listed)) == there - {"worker.js", "index.html"}
+
+
 def test_a_browser_is_told_to_ask_nobody_else(city: City) -> None:
     policy = city.get("/docs", by="").headers["content-security-policy"]
     assert policy.startswith("default-src 'self' ")
@@ -65,11 +90,11 @@ def test_the_description_is_there_in_both_forms_without_a_key(city: City) -> Non
     assert city.get("/docs/openapi.yaml", by="").text.startswith("components:")
 
 
-@pytest.mark.parametrize("vendored", VENDORED, ids=lambda v: v["name"])
+@pytest.mark.parametrize("vendored", VENDORED, ids=lambda v: v["file"])
 def test_what_others_made_is_served_byte_for_byte_as_it_was_taken_in(city: City, vendored: dict[str, str]) -> None:
     answer = city.get(f"/static/{vendored['file']}", by="")
     assert answer.status_code == 200
-    assert "javascript" in answer.headers["content-type"]
+    assert TYPES[Path(vendored["file"]).suffix] in answer.headers["content-type"]
     assert hashlib.sha256(answer.content).hexdigest() == vendored["sha256"]
     assert vendored["version"]
     assert vendored["licence"]
@@ -78,6 +103,7 @@ def test_what_others_made_is_served_byte_for_byte_as_it_was_taken_in(city: City,
 def test_every_served_file_is_ours_or_accounted_for() -> None:
     named = {vendored["file"] for vendored in VENDORED}
     there = {str(file.relative_to(STATIC)) for file in STATIC.rglob("*") if file.is_file()}
+    there = {file for file in there if not file.startswith("terminal/")}  # our own page
     assert there == named | {"VENDOR.json", "docs.css"}
 
 
