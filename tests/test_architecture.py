@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import carbon_points
-from carbon_points.domain import account, fund, lot, merchant, methodology, order, source
+from carbon_points.domain import account, fund, lot, merchant, methodology, order, source, terminal
 from carbon_points.domain.event import Command
 
 ROOT = Path(carbon_points.__file__).parent
@@ -204,7 +204,7 @@ def test_no_module_of_the_domain_holds_state_of_its_own() -> None:
 
 COMMANDS = {
     name
-    for module in (account, fund, lot, merchant, methodology, order, source)
+    for module in (account, fund, lot, merchant, methodology, order, source, terminal)
     for name, kind in vars(module).items()
     if isinstance(kind, type) and issubclass(kind, Command)
 }

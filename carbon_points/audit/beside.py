@@ -10,10 +10,11 @@ from carbon_points.audit.scratch import Scratch
 from carbon_points.domain.account import Redemption
 from carbon_points.domain.methodology import Used
 from carbon_points.domain.order import Order, Till
+from carbon_points.domain.terminal import Identity
 from carbon_points.journal.entry import Claim, StateRow
 from carbon_points.journal.streams import decode_state, kind_of
 
-_PARTS = {"usage": dict[str, Used], "redemptions": Redemption, "orders": Order, "tills": Till}
+_PARTS = {"usage": dict[str, Used], "redemptions": Redemption, "orders": Order, "tills": Till, "identities": Identity}
 _OWN = "year/"  # a part that only the verifier keeps
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 from msgspec import Meta, Struct
 
 from carbon_points.domain import order
+from carbon_points.domain import terminal as terminals
 from carbon_points.domain.event import Command, County, Event, Id, Text
 from carbon_points.domain.order import (
     FollowOrder,
@@ -21,6 +22,14 @@ from carbon_points.domain.order import (
     Till,
 )
 from carbon_points.domain.refusal import Refusal
+from carbon_points.domain.terminal import (
+    AddTerminalKey,
+    Identity,
+    SuspendTerminal,
+    TerminalKeyAdded,
+    TerminalKeyEnded,
+    TerminalSuspended,
+)
 
 PRICE_MOST_FEN = 10_000
 
@@ -119,6 +128,7 @@ class Merchant(Struct):
     confirm_above: int | None = None
     orders: dict[str, Order] = {}
     tills: dict[str, Till] = {}
+    identities: dict[str, Identity] = {}  # by terminal
 
     def accepting(self, terminal: str) -> "Merchant":
         """This merchant, if it may redeem at that terminal. Refusals, in order: MerchantUnknown, TerminalUnknown."""
@@ -127,6 +137,9 @@ class Merchant(Struct):
         if terminal not in self.terminals:
             raise TerminalUnknown(merchant=self.id, terminal=terminal)
         return self
+
+    def identity(self, terminal: str) -> Identity:
+        return self.identities.get(terminal) or Identity()
 
 
 class SettlementFacts(Struct, frozen=True):
@@ -182,6 +195,8 @@ def parts(message: Command | Event, facts: object = None) -> list[tuple[str, str
             return [("orders", message.redemption_id)]
         case FollowOrder() | OrderMoved() | ReverseOrder() | OrderReversed():
             return [("orders", message.redemption_id), ("tills", message.terminal)]
+        case AddTerminalKey() | SuspendTerminal() | TerminalKeyAdded() | TerminalKeyEnded() | TerminalSuspended():
+            return [("identities", message.terminal)]
         case _:
             return []
 
@@ -215,6 +230,10 @@ def decide(merchant: Merchant, command: Command, *, now: datetime, facts: object
             return _order(merchant.accepting(command.terminal), command, now=now)
         case EnrolTerminal():
             return [TerminalEnrolled(recorded_at=now, merchant=merchant.id, terminal=command.terminal)]
+        case AddTerminalKey():
+            return terminals.add_key(merchant.accepting(command.terminal).identity(command.terminal), command, now=now)
+        case SuspendTerminal():
+            return terminals.suspend(merchant.accepting(command.terminal).identity(command.terminal), command, now=now)
         case CloseSettlement():
             assert isinstance(facts, SettlementFacts)
             return [_settle(merchant, command, now=now, facts=facts)]
@@ -273,5 +292,7 @@ def evolve(merchant: Merchant, event: Event) -> None:
         case OrderReversed():
             if event.redemption_id not in merchant.orders:
                 merchant.orders[event.redemption_id] = Order(event.terminal, "", event.points, 0, "reversed")
+        case TerminalKeyAdded() | TerminalKeyEnded() | TerminalSuspended():
+            terminals.evolve(merchant.identities.setdefault(event.terminal, Identity()), event)
         case _:
             raise AssertionError(f"not a merchant's event: {event.type_name}")

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from carbon_points.domain import account, fund, lot, merchant, order, source
+from carbon_points.domain import account, fund, lot, merchant, order, source, terminal
 from carbon_points.domain.event import Event
 
 Words = tuple[str, ...]
@@ -32,6 +32,7 @@ WORDS: dict[type[Event], Callable[[Any], Words | None]] = {
     merchant.TerminalEnrolled: lambda e: ("terminal", e.merchant, e.terminal),
     order.OrderPlaced: lambda e: ("order", e.redemption_id),
     order.OrderReversed: lambda e: ("order-reversal", e.redemption_id),
+    terminal.TerminalKeyAdded: lambda e: ("terminal-key", e.public_key),
     merchant.SettlementClosed: lambda e: ("settlement", e.merchant, e.settlement_id),
     lot.PoolOpened: lambda e: ("pool", e.pool_id),
     lot.GatheringSealed: lambda e: ("seal", e.pool_id, str(e.gathering)),
