@@ -76,6 +76,7 @@ class TerminalSuspended(Event):
 
 class SigningKey(Struct):
     public_key: str
+    added_at: datetime
     ends_at: datetime | None = None
 
 
@@ -157,7 +158,7 @@ def evolve(identity: Identity, event: TerminalKeyAdded | TerminalKeyEnded | Term
             ended = [k for k, key in identity.keys.items() if key.ends_at and key.ends_at <= event.recorded_at]
             for key_id in ended:
                 del identity.keys[key_id]
-            identity.keys[event.key_id] = SigningKey(event.public_key)
+            identity.keys[event.key_id] = SigningKey(event.public_key, event.recorded_at)
         case TerminalKeyEnded():
             identity.keys[event.key_id].ends_at = event.ends_at
         case TerminalSuspended():
