@@ -128,18 +128,15 @@ def check_time(signed: Signed, now: int) -> None:
 
 def check_signature(signed: Signed, method: str, target: str, body: bytes, public_key: bytes) -> None:
     """Raises ApiError unless it is by that key, over that method, target, body and Idempotency-Key."""
-    components = [("@method", method), ("@target-uri", target)]
+    components = [('"@method"', method), ('"@target-uri"', target)]
     if method not in _COVERED:
         if signed.digest != content_digest(body):
             raise _invalid("content-digest is not sha-256=: of the body:")
-        components += [("content-digest", signed.digest), ("idempotency-key", signed.idempotency_key)]
+        components += [('"content-digest"', signed.digest), ('"idempotency-key"', signed.idempotency_key)]
     elif body:
         raise _invalid(f"a {method} has no body: nothing would cover it")
-    base = signature_base(components, signed.params)
-    try:
-        _verifier(public_key).verify(signed.signature, base)
-    except InvalidSignature:
-        raise _invalid(f"it is not by this key over this request, a {method} of {target}") from None
+    if not holds(public_key, signed.signature, signature_base(components, signed.params)):
+        raise _invalid(f"it is not by this key over this request, a {method} of {target}")
 
 
 def content_digest(body: bytes) -> str:
@@ -148,9 +145,18 @@ def content_digest(body: bytes) -> str:
 
 
 def signature_base(components: Iterable[tuple[str, str]], params: str) -> bytes:
-    """RFC 9421, section 2.5: what is signed. `params` are the signature's own, as they stand in Signature-Input."""
-    lines = [f'"{name}": {value}' for name, value in components]
+    """RFC 9421, section 2.5: what is signed. Names of components and `params` are as they stand in Signature-Input."""
+    lines = [f"{name}: {value}" for name, value in components]
     return "\n".join([*lines, f'"@signature-params": {params}']).encode("ascii")
+
+
+def holds(public_key: bytes, signature: bytes, base: bytes) -> bool:
+    """Whether the signature is by that key over that base."""
+    try:
+        _verifier(public_key).verify(signature, base)
+    except InvalidSignature:
+        return False
+    return True
 
 
 def _invalid(why: str) -> ApiError:
