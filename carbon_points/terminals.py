@@ -129,9 +129,9 @@ class Terminals:
             index_elements=["owner"],
             set_={"suspended": insert.excluded.suspended, "changes": insert.excluded.changes},
             where=standing.c.changes <= insert.excluded.changes,
-        )
+        ).returning(standing.c.owner)
         with self._engine.begin() as connection:
-            if connection.execute(newer).rowcount:
+            if connection.execute(newer).first():
                 living = (_keys.c.ends_at.is_(None)) | (_keys.c.ends_at > _text(now))
                 gone = (_keys.c.owner == owner) & _keys.c.key_id.not_in(list(identity.keys)) & living
                 connection.execute(_keys.update().where(gone).values(ends_at=_text(now)))

@@ -259,7 +259,7 @@ def test_whatever_is_taken_the_library_takes_too(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 2))):
         at = data.draw(st.integers(0, len(headers) - 1))
         name, value = headers[at]
-        match data.draw(st.sampled_from(["letter", "swap", "twice", "again", "gone", "spaces", "case"])):
+        match data.draw(st.sampled_from(["letter", "swap", "twice", "again", "gone", "spaces", "case", "body"])):
             case "letter":
                 where = data.draw(st.integers(0, len(value)))
                 put = data.draw(st.text(st.sampled_from(' ";,=:()@\t\\0a1A-+/?~\x7fé'), max_size=2))
@@ -273,6 +273,8 @@ def test_whatever_is_taken_the_library_takes_too(data: st.DataObject) -> None:
                 headers[at] = (name, f"{value}, {value}")
             case "gone":
                 del headers[at]
+            case "body":
+                body += b" "
             case "spaces":
                 headers[at] = (name, f" {value}\t")
             case _:
