@@ -330,6 +330,66 @@ def revoke_key(key_id: str, plain: bool) -> None:
 
 
 @cli.group()
+def terminals() -> None:
+    """What merchants' terminals sign with, and whether anything is taken from them."""
+
+
+@terminals.command("activate")
+@click.argument("merchant")
+@click.argument("terminal")
+@as_json
+def activate_terminal(merchant: str, terminal: str, plain: bool) -> None:
+    """Make a code with which a terminal is activated, once, within a day. It is shown once."""
+    from carbon_points.api.terminals import new_code
+
+    with opened() as installation:
+        show(plain, new_code(installation, merchant, terminal))
+
+
+def _suspension(merchant: str, terminal: str, *, suspended: bool, reason: str, plain: bool) -> None:
+    from carbon_points.api.terminals import suspended as suspend
+
+    with opened() as installation:
+        suspend(installation, merchant, terminal, suspended=suspended, reason=reason)
+    show(plain, {"merchant": merchant, "terminal": terminal, "suspended": suspended})
+
+
+@terminals.command("suspend")
+@click.argument("merchant")
+@click.argument("terminal")
+@click.option("--reason", required=True, help="It stands in the log.")
+@as_json
+def suspend_terminal(merchant: str, terminal: str, reason: str, plain: bool) -> None:
+    """Take nothing from a terminal any more; every process obeys within seconds. May be said again."""
+    _suspension(merchant, terminal, suspended=True, reason=reason, plain=plain)
+
+
+@terminals.command("resume")
+@click.argument("merchant")
+@click.argument("terminal")
+@click.option("--reason", required=True, help="It stands in the log.")
+@as_json
+def resume_terminal(merchant: str, terminal: str, reason: str, plain: bool) -> None:
+    """Take from a terminal again."""
+    _suspension(merchant, terminal, suspended=False, reason=reason, plain=plain)
+
+
+@terminals.command("keys")
+@click.argument("merchant")
+@click.argument("terminal")
+@as_json
+def list_terminal_keys(merchant: str, terminal: str, plain: bool) -> None:
+    """The keys of a terminal, as the log has them; the directory is made to agree."""
+    from carbon_points.api.terminals import keys_of
+
+    with opened() as installation:
+        found = keys_of(installation, merchant, terminal)
+    title = f"{merchant}/{terminal}{', suspended' if found.suspended else ''}"
+    lines = [(k.key_id, k.status, k.added_at, k.ends_at or "", k.public_key) for k in found.keys]
+    show(plain, found, lambda: rows(title, ("key", "status", "added", "ends", "public key"), lines))
+
+
+@cli.group()
 def methodologies() -> None:
     """The tables by which actions are counted."""
 

@@ -41,7 +41,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.schema import CreateSchema
 
-from carbon_points import payers
+from carbon_points import payers, terminals
 from carbon_points.domain.refusal import Refusal
 from carbon_points.payers import Payer, Payers
 from carbon_points.projections.read_model import write_ahead
@@ -83,6 +83,7 @@ class Caller(Struct, frozen=True):
     key_id: str
     role: Role
     owner: str
+    suspended: bool = False  # a terminal
 
     @property
     def scope(self) -> str:
@@ -127,12 +128,13 @@ class Directory:
         self._callers: dict[bytes, tuple[Caller | None, float]] = {}
         self._lock = threading.Lock()
         self.payers = Payers(self._engine, subject_key)
+        self.terminals = terminals.Terminals(self._engine, self._callers.clear)
 
     def _create(self) -> bool:
         """Whether something was missing: a role without rights to create is enough where nothing is."""
         with self._engine.connect() as connection:
             schema = "directory" if connection.dialect.name == "postgresql" else None
-            tables = (*_metadata.sorted_tables, *payers.metadata.sorted_tables)
+            tables = (*_metadata.sorted_tables, *payers.metadata.sorted_tables, *terminals.metadata.sorted_tables)
             if all(inspect(connection).has_table(table.name, schema=schema) for table in tables):
                 return False
         try:
@@ -141,7 +143,7 @@ class Directory:
                     connection.execute(_ONE_CREATES)
                     if not inspect(connection).has_schema(schema):
                         connection.execute(CreateSchema(schema))
-                for made in (_metadata, payers.metadata):
+                for made in (_metadata, payers.metadata, terminals.metadata):
                     made.create_all(connection)
         except ProgrammingError as error:
             if getattr(error.orig, "sqlstate", "") != INSUFFICIENT_PRIVILEGE:
@@ -274,8 +276,8 @@ class Directory:
         hashed = _digest(secret)
         in_force = (_keys.c.hash == hashed) & _keys.c.revoked_at.is_(None)
         with self._engine.connect() as connection:
-            row = connection.execute(select(_keys.c.key_id, _keys.c.role, _keys.c.owner).where(in_force)).first()
-        caller = Caller(*row) if row else None
+            row = connection.execute(_WHO.where(in_force)).first()
+        caller = Caller(*row[:3], suspended=bool(row[3])) if row else None
         if len(self._callers) > CACHED:
             self._callers.clear()
         self._callers[hashed] = (caller, time.monotonic() + FRESH_SECONDS)
@@ -324,6 +326,10 @@ def _digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
 
 
+# A terminal that is suspended is known by its name, whatever it calls with.
+_WHO = select(_keys.c.key_id, _keys.c.role, _keys.c.owner, terminals.standing.c.suspended).outerjoin_from(
+    _keys, terminals.standing, (_keys.c.owner == terminals.standing.c.owner) & (_keys.c.role == "terminal")
+)
 _ONE_CREATES = select(func.pg_advisory_xact_lock(0x63_70_64_69))
 # On PostgreSQL arrays carry thousands of rows for the price of one, which SQLAlchemy's own ways do not.
 _FIND = text("SELECT subject, resident FROM directory.bindings WHERE source = :source AND subject = ANY(:subjects)")

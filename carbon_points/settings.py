@@ -31,6 +31,7 @@ class Settings(Struct, frozen=True):
     subject_key: str = ""  # hex; default: a file in the data folder, made on first use
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65_535)] = 8000
+    public_url: str = ""  # as callers write it, where a proxy stands before us: terminals sign it
     region: str = "330500"  # GB/T 2260 code, in serials: Huzhou
     scheme: str = "HZTDR"  # the programme's short name, in serials
     log: Literal["critical", "error", "warning", "info", "debug"] = "info"
@@ -95,6 +96,10 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
         (not settings.redis_url or redis in _CACHES, "REDIS_URL begins with redis://, rediss:// or unix://"),
         (not re.search(r"[?#%]", str(settings.folder)), "DATA_DIR, from / on, has none of ? # % in it"),
         (re.fullmatch(r"(([0-9a-fA-F]{2}){32,})?", settings.subject_key), "SUBJECT_KEY is 32 bytes or more in hex"),
+        (
+            re.fullmatch(r"(https?://[A-Za-z0-9._~:\[\]-]+(/[A-Za-z0-9._~/-]*[A-Za-z0-9._~-])?)?", settings.public_url),
+            "PUBLIC_URL is http:// or https:// with a host and perhaps a path, without a / at its end",
+        ),
         (re.fullmatch(r"[0-9]{6}", settings.region), "REGION is a GB/T 2260 code of six digits"),
         (re.fullmatch(r"[A-Z0-9]{1,16}", settings.scheme), "SCHEME is up to 16 capital letters and digits"),
     ):

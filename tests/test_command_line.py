@@ -13,7 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, redirect_stderr, redirect_stdout
+from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from carbon_points import ingest as of_ingest
+from carbon_points import settings
 from carbon_points.__main__ import cli, main
+from carbon_points.api.installation import Installation, open_installation
+from carbon_points.domain.merchant import EnrolTerminal, RegisterMerchant
+from carbon_points.domain.terminal import AddTerminalKey
 from carbon_points.judges import Judges
 from carbon_points.methodologies import shipped
 from tests.conftest import PROJECT
@@ -54,6 +58,13 @@ class Installed:
         found = json.loads(last)
         assert isinstance(found, dict)
         return found
+
+    @contextmanager
+    def opened(self) -> Iterator[Installation]:
+        """The installation itself, for what no command does."""
+        installation = open_installation(settings.load(self.environment))
+        yield installation
+        installation.close()
 
     def apart(self, *arguments: str | Path, **more: Any) -> "subprocess.Popen[str]":
         """The same in a process of its own."""
@@ -253,6 +264,33 @@ class TestKeys:
         assert here.told("keys", "revoke", made["key_id"])["revoked"] is True
         assert here.told("keys", "revoke", made["key_id"], code=1)["revoked"] is False
         assert here.told("keys", "list")["keys"][0]["revoked_at"]
+
+
+class TestTerminals:
+    def test_a_terminal_gets_a_code_and_is_suspended_and_taken_from_again(self, here: Installed) -> None:
+        with here.opened() as installation:
+            for command in (
+                RegisterMerchant(merchant="shop", name="茶馆", fen_per_point=2),
+                EnrolTerminal(merchant="shop", terminal="t1"),
+                AddTerminalKey(merchant="shop", terminal="t1", key_id="trm_1", public_key=f"{'A' * 42}E="),
+            ):
+                installation.write_now(command)
+        assert re.fullmatch(
+            r"([0-9]{4}-){7}[0-9]{4}", here.told("terminals", "activate", "shop", "t1")["activation_code"]
+        )
+        for _ in range(2):
+            assert here.told("terminals", "suspend", "shop", "t1", "--reason", "stolen")["suspended"] is True
+        told = here.told("terminals", "keys", "shop", "t1")
+        assert (told["suspended"], [key["key_id"] for key in told["keys"]]) == (True, ["trm_1"])
+        assert "trm_1" in here.run("terminals", "keys", "shop", "t1").stdout
+        assert here.told("terminals", "resume", "shop", "t1", "--reason", "found")["suspended"] is False
+        assert here.told("terminals", "keys", "shop", "t1")["suspended"] is False
+        assert here.told("verify")["ok"]
+
+    @pytest.mark.parametrize("words", [("activate",), ("suspend", "--reason", "x"), ("keys",)], ids=lambda w: w[0])
+    def test_what_is_not_enrolled_is_refused(self, here: Installed, words: tuple[str, ...]) -> None:
+        ended, output, _ = here.ended("terminals", words[0], "shop", "t1", *words[1:], "--json")
+        assert (ended, json.loads(output.splitlines()[-1])["error"]) == (1, "merchant-unknown")
 
 
 class TestConfig:

@@ -54,6 +54,7 @@ def test_several_hosts_of_postgresql_are_passed_on_as_they_are() -> None:
         ("CARBON_HOST", "::", "host", "::"),
         ("CARBON_REDIS_URL", "redis://cache", "redis_url", "redis://cache"),
         ("CARBON_REGION", "330800", "region", "330800"),
+        ("CARBON_PUBLIC_URL", "https://points.example.cn:8443/api", "public_url", "https://points.example.cn:8443/api"),
     ],
 )
 def test_a_variable_is_read_into_its_field(name: str, value: str, field: str, read: object) -> None:

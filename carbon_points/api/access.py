@@ -1,4 +1,4 @@
-"""Who may call what: keys, and the roles that a call takes.
+"""Who may call what: keys and signatures, and the roles that a call takes.
 
 Every handler that is not public carries `guards=[takes("source", ...)]`. The caller is `request.user` from then on.
 """
@@ -14,7 +14,9 @@ from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
 from litestar.openapi.spec import OpenAPI, Parameter
 
 from carbon_points.api.problems import ApiError, Detail
+from carbon_points.api.signatures import Signatures
 from carbon_points.directory import Caller, Directory, Role
+from carbon_points.domain.terminal import TerminalIsSuspended
 
 FROM_HERE = (b"content-security-policy", b"default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'")
 
@@ -27,6 +29,9 @@ class Guard:
 
     # Async, as Litestar would run a plain function in a thread: that took longer than all the rest of a call.
     async def __call__(self, connection: ASGIConnection[Any, Any, Any, Any], _route: BaseRouteHandler) -> None:
+        if "Signature-Input" in connection.headers:
+            connection.scope["user"] = await self._signer(connection)
+            return
         scheme, _, secret = connection.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not secret:
             raise ApiError("unauthenticated")
@@ -36,9 +41,18 @@ class Guard:
             caller = await asyncio.to_thread(directory.caller, secret.strip())
         if caller is None:
             raise ApiError("unauthenticated")
+        if caller.suspended:
+            raise TerminalIsSuspended(terminal=caller.owner)
         if caller.role not in self.roles:
             raise ApiError("role-not-allowed", f"this call takes {', '.join(self.roles)}; the key is {caller.role}")
         connection.scope["user"] = caller
+
+    async def _signer(self, connection: ASGIConnection[Any, Any, Any, Any]) -> Caller:
+        if "terminal" not in self.roles:
+            raise ApiError("role-not-allowed", f"this call takes {', '.join(self.roles)}; only terminals sign")
+        assert isinstance(connection, Request)
+        signatures: Signatures = connection.app.state.signatures
+        return await signatures.caller(connection)
 
 
 def takes(*roles: Role) -> Guard:
@@ -46,10 +60,12 @@ def takes(*roles: Role) -> Guard:
 
 
 def security_of(handler: HTTPRouteHandler) -> list[dict[str, list[str]]]:
-    """What the API description says of a call: a key of any of these roles, or none for a public one."""
+    """What the API description says of a call: a key of any of these roles, a signature instead of a terminal's, or
+    none for a public one."""
     guards = cast(Iterable[object], handler.guards or ())
     roles = [role for guard in guards if isinstance(guard, Guard) for role in guard.roles]
-    return [{"key": [role]} for role in roles] or [{}]
+    signed: list[dict[str, list[str]]] = [{"signature": []}] if "terminal" in roles else []
+    return [{"key": [role]} for role in roles] + signed or [{}]
 
 
 def must_own(caller: Caller, role: Role, owner: str) -> None:

@@ -11,7 +11,7 @@ from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin, ScalarRenderPlugin, YamlRenderPlugin
-from litestar.openapi.spec import Components, License, SecurityScheme, Server, Tag
+from litestar.openapi.spec import Components, License, Reference, SecurityScheme, Server, Tag
 from litestar.static_files import create_static_files_router  # pyright: ignore[reportUnknownVariableType]  # partly typed
 
 from carbon_points import __version__
@@ -28,10 +28,12 @@ from carbon_points.api import (
     redemptions,
     residents,
     sources,
+    terminals,
 )
 from carbon_points.api.access import KnownParameters, security_of, stamped
 from carbon_points.api.installation import BODY_MOST, Installation
 from carbon_points.api.problems import NOT_DECODED, ApiError, answer, of_validation
+from carbon_points.api.signatures import Signatures
 from carbon_points.api.terminal_page import terminal_page, terminal_scripts, terminal_worker
 
 _STATIC = Path(__file__).parent / "static"
@@ -76,7 +78,22 @@ def create_app(installation: Installation) -> Litestar:
         finally:
             installation.close()
 
-    features = (actions, residents, redemptions, sources, merchants, offers, lots, fund, city, rankings, health, payers)
+    signatures = Signatures(installation.directory, installation.clock, installation.settings.public_url)
+    features = (
+        actions,
+        residents,
+        redemptions,
+        sources,
+        merchants,
+        terminals,
+        offers,
+        lots,
+        fund,
+        city,
+        rankings,
+        health,
+        payers,
+    )
     handlers = [handler for feature in features for handler in feature.handlers]
     for handler in handlers:
         handler.security = security_of(handler)
@@ -92,7 +109,7 @@ def create_app(installation: Installation) -> Litestar:
         before_request=KnownParameters(),
         exception_handlers={Exception: answer},
         lifespan=[lifespan],
-        state=State({"installation": installation}),
+        state=State({"installation": installation, "signatures": signatures, "guesses": terminals.Guesses()}),
         request_class=StrictRequest,
         request_max_body_size=BODY_MOST,
         openapi_config=_description(),
@@ -102,6 +119,16 @@ def create_app(installation: Installation) -> Litestar:
     app.asgi_handler = stamped(app.asgi_handler)
     return app
 
+
+_SECURITY: dict[str, SecurityScheme | Reference] = {
+    "key": SecurityScheme(type="http", scheme="bearer"),
+    "signature": SecurityScheme(
+        type="apiKey",
+        name="Signature",
+        security_scheme_in="header",
+        description="A terminal's signature by RFC 9421, with Signature-Input and Content-Digest, instead of a key.",
+    ),
+}
 
 # The page asks nobody but this server: no fonts, no telemetry, no foreign proxy that a key would pass through.
 _REFERENCE = {
@@ -123,7 +150,7 @@ def _description() -> OpenAPIConfig:
         license=License(name="Apache-2.0", identifier="Apache-2.0"),
         servers=[Server(url="/")],
         path="/docs",
-        components=Components(security_schemes={"key": SecurityScheme(type="http", scheme="bearer")}),
+        components=Components(security_schemes=_SECURITY),
         tags=[Tag(name=n) for n in _TAGS],
         render_plugins=[
             ScalarRenderPlugin(
@@ -147,6 +174,7 @@ _TAGS = (
     "methodologies",
     "merchants",
     "offers",
+    "terminals",
     "lots",
     "fund",
     "city",

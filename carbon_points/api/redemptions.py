@@ -63,8 +63,8 @@ Items = Annotated[int, Meta(ge=1, le=ITEMS_MOST)]
 
 
 class Hold(Struct, frozen=True, forbid_unknown_fields=True):
-    """`code`: the payment code that the resident shows; an app says `resident` instead. So many `points`, or the `items`
-    of an `offer`. `capture`: spend the points at once, in the same answer."""
+    """`code`: the payment code that the resident shows; an app says `resident` instead. So many `points`, or so many
+    `items` of an `offer`. `capture`: spend the points at once, in the same answer."""
 
     merchant: Id
     terminal: Id

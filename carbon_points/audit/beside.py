@@ -11,6 +11,7 @@ from carbon_points.domain.account import Redemption
 from carbon_points.domain.methodology import Used
 from carbon_points.domain.offer import Offer, Use
 from carbon_points.domain.order import Order, Till
+from carbon_points.domain.terminal import Identity
 from carbon_points.journal.entry import Claim, StateRow
 from carbon_points.journal.streams import decode_state, kind_of
 
@@ -21,6 +22,7 @@ _PARTS = {
     "tills": Till,
     "offers": Offer,
     "uses": Use,
+    "identities": Identity,
 }
 _OWN = "year/"  # a part that only the verifier keeps
 

@@ -21,6 +21,7 @@ from carbon_points.audit.replay.account import Resident, Residents
 from carbon_points.audit.replay.book import Book
 from carbon_points.audit.replay.identity import identity, used_up
 from carbon_points.audit.replay.order import ORDERS, Orders
+from carbon_points.audit.replay.terminal import OF_TERMINALS, keep
 from carbon_points.audit.scratch import Scratch
 from carbon_points.audit.survey import Survey
 from carbon_points.domain.account import ActionCredited
@@ -182,6 +183,8 @@ class _Run:
             return identity(event)
         # Its meaning was checked before. What is read now must be what was read then.
         must(self._rules.get((entry.partition, entry.position)) == entry.leaf, "the entry changed while it was read")
+        if isinstance(event, OF_TERMINALS):
+            keep(self.scratch, entry, event)
         self._post(postings(event))
         return identity(event)
 

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 from msgspec import Meta, Struct
 
 from carbon_points.domain import offer, order
+from carbon_points.domain import terminal as terminals
 from carbon_points.domain.event import Command, County, Event, Id, Text
 from carbon_points.domain.offer import (
     Campaign,
@@ -37,6 +38,14 @@ from carbon_points.domain.order import (
     Till,
 )
 from carbon_points.domain.refusal import Refusal
+from carbon_points.domain.terminal import (
+    AddTerminalKey,
+    Identity,
+    SuspendTerminal,
+    TerminalKeyAdded,
+    TerminalKeyEnded,
+    TerminalSuspended,
+)
 
 PRICE_MOST_FEN = 10_000
 
@@ -142,6 +151,7 @@ class Merchant(Struct):
     campaigns: dict[str, Campaign] = {}
     offers: dict[str, Offer] = {}
     uses: dict[str, Use] = {}
+    identities: dict[str, Identity] = {}  # by terminal
 
     @property
     def catalogue(self) -> Catalogue:
@@ -154,6 +164,9 @@ class Merchant(Struct):
         if terminal not in self.terminals:
             raise TerminalUnknown(merchant=self.id, terminal=terminal)
         return self
+
+    def identity(self, terminal: str) -> Identity:
+        return self.identities.get(terminal) or Identity()
 
 
 class SettlementFacts(Struct, frozen=True):
@@ -216,6 +229,8 @@ def parts(message: Command | Event, facts: object = None) -> list[tuple[str, str
             return [("orders", message.redemption_id)]
         case PublishOffer() | OfferPublished() | ChangeOffer() | OfferChanged():
             return [("offers", message.offer)]
+        case AddTerminalKey() | SuspendTerminal() | TerminalKeyAdded() | TerminalKeyEnded() | TerminalSuspended():
+            return [("identities", message.terminal)]
         case _:
             return []
 
@@ -256,6 +271,10 @@ def decide(merchant: Merchant, command: Command, *, now: datetime, facts: object
             return offer.decide(merchant.catalogue, command, now=now)
         case EnrolTerminal():
             return [TerminalEnrolled(recorded_at=now, merchant=merchant.id, terminal=command.terminal)]
+        case AddTerminalKey():
+            return terminals.add_key(merchant.accepting(command.terminal).identity(command.terminal), command, now=now)
+        case SuspendTerminal():
+            return terminals.suspend(merchant.accepting(command.terminal).identity(command.terminal), command, now=now)
         case CloseSettlement():
             assert isinstance(facts, SettlementFacts)
             return [_settle(merchant, command, now=now, facts=facts)]
@@ -319,5 +338,7 @@ def evolve(merchant: Merchant, event: Event) -> None:
                 merchant.orders[event.redemption_id] = Order(event.terminal, "", event.points, 0, "reversed")
         case OfferPublished() | OfferChanged() | CampaignOpened() | CampaignChanged():
             offer.evolve(merchant.catalogue, event)
+        case TerminalKeyAdded() | TerminalKeyEnded() | TerminalSuspended():
+            terminals.evolve(merchant.identities.setdefault(event.terminal, Identity()), event)
         case _:
             raise AssertionError(f"not a merchant's event: {event.type_name}")

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import msgspec
 
-from carbon_points.domain import account, fund, lot, merchant, methodology, offer, order, source
+from carbon_points.domain import account, fund, lot, merchant, methodology, offer, order, source, terminal
 from carbon_points.domain.event import Event
 
 
@@ -21,7 +21,8 @@ def _declared(*modules: ModuleType) -> Iterator[type[Event]]:
 
 
 EVENT_TYPES: dict[str, type[Event]] = {
-    kind.type_name: kind for kind in _declared(methodology, source, account, merchant, offer, order, lot, fund)
+    kind.type_name: kind
+    for kind in _declared(methodology, source, account, merchant, terminal, offer, order, lot, fund)
 }
 
 _encoder = msgspec.json.Encoder(decimal_format="string", uuid_format="canonical")

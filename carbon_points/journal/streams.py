@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from carbon_points.domain import account, fund, lot, merchant, methodology, offer, order, source
+from carbon_points.domain import account, fund, lot, merchant, methodology, offer, order, source, terminal
 from carbon_points.domain.event import Command, Event
 
 State = Any  # the state of one of the kinds below: a mutable Struct of its domain module
@@ -70,7 +70,13 @@ KINDS = {
         merchant.evolve,
         merchant.parts,
         _never,
-        {"orders": order.Order, "tills": order.Till, "offers": offer.Offer, "uses": offer.Use},
+        {
+            "orders": order.Order,
+            "tills": order.Till,
+            "offers": offer.Offer,
+            "uses": offer.Use,
+            "identities": terminal.Identity,
+        },
     ),
     "pool": _plain("pool", lot.Pool, lot, lot.Pool),
     FUND: _factless(FUND, fund.Fund, fund, lambda _: fund.Fund()),
@@ -93,6 +99,8 @@ _MERCHANTS = {
     offer.ChangeOffer,
     offer.OpenCampaign,
     offer.ChangeCampaign,
+    terminal.AddTerminalKey,
+    terminal.SuspendTerminal,
 }
 _MERCHANT = "merchant"
 _FIXED: dict[type[Command], str] = {

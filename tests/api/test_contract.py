@@ -62,6 +62,7 @@ def known(served_city: City) -> Known:
         "settlement_id": settled,
         "consent_id": city.get(f"/v1/residents/{resident}").json()["consents"][0]["id"],
         "merchant": "shop",
+        "terminal": "t2",
         "source": "szt",
         "methodology": "bus",
     }

@@ -4,6 +4,7 @@ Everything is said through the real journal, by a clock that the scenario moves.
 here from the log, slowly and plainly.
 """
 
+import base64
 import zlib
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from carbon_points.domain import account, fund, lot, merchant, methodology, offer, order, source
+from carbon_points.domain import account, fund, lot, merchant, methodology, offer, order, source, terminal
 from carbon_points.domain.consent import Consent
 from carbon_points.domain.event import Command, Event
 from carbon_points.journal import codec
@@ -212,11 +213,24 @@ def found(city: City) -> None:
     for name, price in (("bakery", 5), ("tea", 3)):
         city.do(merchant.RegisterMerchant(merchant=name, name=f"{name} 店", fen_per_point=price, county="330523"))
         city.do(merchant.EnrolTerminal(merchant=name, terminal=f"{name}-1"))
+    _sign(city, "bakery", "bakery-1")
     city.do(account.OpenAccount(resident=ANN, county="330523"))
     city.do(account.OpenAccount(resident=DAN))
     for who in (ANN, DAN):
         city.consent(who, "c1", "record")
         city.consent(who, "c2", "trade", behaviours=(CLOTHES, "walk"))
+
+
+def _sign(city: City, of: str, till: str) -> None:
+    """A terminal is activated, changes its key twice in a day, is suspended, activated anew and taken from again."""
+    keys = [base64.b64encode(bytes([n]) * 32).decode() for n in range(1, 5)]
+    ids = [f"trm_{n}" for n in range(1, 5)]
+    for n, earlier in ((0, None), (1, ids[0]), (2, ids[1])):
+        told = {"key_id": ids[n], "public_key": keys[n], "replaces": earlier}
+        city.do(terminal.AddTerminalKey(merchant=of, terminal=till, **told))
+    city.do(terminal.SuspendTerminal(merchant=of, terminal=till, suspended=True, reason="stolen"))
+    city.do(terminal.AddTerminalKey(merchant=of, terminal=till, key_id=ids[3], public_key=keys[3]))
+    city.do(terminal.SuspendTerminal(merchant=of, terminal=till, suspended=False, reason="another device"))
 
 
 def _ride(city: City) -> None:

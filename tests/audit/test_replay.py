@@ -170,6 +170,8 @@ def test_every_type_of_event_says_which_identity_it_used() -> None:
         "terms-changed/1",
         "order-moved/1",
         "hold-confirmed/1",  # the account tells whether it is the last of its command
+        "terminal-key-ended/1",
+        "terminal-suspended/1",
     }
     assert {name for name, kind in EVENT_TYPES.items() if kind not in WORDS} == without
     assert identity(_published("1", "2020-01-01", NOON)) is None

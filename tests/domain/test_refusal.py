@@ -5,10 +5,10 @@ import re
 import pytest
 
 # Every module that declares refusals, so that all of them are known here.
-from carbon_points.domain import account, consent, fund, lot, merchant, methodology, posting, quantity, source
+from carbon_points.domain import account, consent, fund, lot, merchant, methodology, posting, quantity, source, terminal
 from carbon_points.domain.refusal import Conflict, Refusal, codes
 
-MODULES = (account, consent, fund, lot, merchant, methodology, posting, quantity, source)
+MODULES = (account, consent, fund, lot, merchant, methodology, posting, quantity, source, terminal)
 
 
 def declared() -> list[type[Refusal]]:

@@ -7,7 +7,7 @@ and a new field, which what was written before leaves out, new lines.
 from datetime import UTC, date, datetime
 from decimal import Decimal
 
-from carbon_points.domain import account, fund, lot, merchant, methodology, offer, order, source
+from carbon_points.domain import account, fund, lot, merchant, methodology, offer, order, source, terminal
 from carbon_points.domain.consent import Consent
 from carbon_points.domain.event import Event
 
@@ -251,6 +251,32 @@ EVENTS: tuple[Event, ...] = (
     merchant.MerchantRegistered(recorded_at=WHOLE_SECOND, merchant="kiosk", name="k", fen_per_point=1),
     merchant.PriceChanged(recorded_at=AT, merchant="bakery", fen_per_point=6),
     merchant.TerminalEnrolled(recorded_at=AT, merchant="bakery", terminal="till-1"),
+    terminal.TerminalKeyAdded(
+        recorded_at=AT,
+        merchant="bakery",
+        terminal="till-1",
+        key_id="trm_aaaaaaaaaaaaaaaaaaab",
+        public_key="11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=",
+        replaces="trm_aaaaaaaaaaaaaaaaaaaa",
+    ),
+    terminal.TerminalKeyAdded(
+        recorded_at=WHOLE_SECOND,
+        merchant="bakery",
+        terminal="till-1",
+        key_id="trm_aaaaaaaaaaaaaaaaaaaa",
+        public_key="PUAXw+hDiVqStwqnTRt+vJyYLM8uxJaMwM1V8Sr0Zgw=",
+    ),
+    terminal.TerminalKeyEnded(
+        recorded_at=AT,
+        merchant="bakery",
+        terminal="till-1",
+        key_id="trm_aaaaaaaaaaaaaaaaaaaa",
+        ends_at=AT.replace(day=23),
+        cause="rotated",
+    ),
+    terminal.TerminalSuspended(
+        recorded_at=AT, merchant="bakery", terminal="till-1", suspended=True, reason="收银机被盗"
+    ),
     merchant.SettlementClosed(
         recorded_at=AT,
         merchant="bakery",

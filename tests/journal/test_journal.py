@@ -24,6 +24,7 @@ from carbon_points.domain.merchant import ChangePrice, CloseSettlement, EnrolTer
 from carbon_points.domain.methodology import PublishMethodology
 from carbon_points.domain.refusal import Conflict
 from carbon_points.domain.source import ChangeSource, RegisterSource
+from carbon_points.domain.terminal import AddTerminalKey
 from carbon_points.journal import codec, partition
 from carbon_points.journal import journal as journal_module
 from carbon_points.journal.entry import Entry, claim_key, leaf_hash
@@ -186,6 +187,10 @@ CLAIMED: dict[str, tuple[Any, dict[str, Any]]] = {
         {"name": "书店", "fen_per_point": 2},
     ),
     "a terminal": (EnrolTerminal(merchant="bakery", terminal="till-1"), {}),
+    "a terminal's key": (
+        AddTerminalKey(merchant="bakery", terminal="till-0", key_id="trm_1", public_key="k"),
+        {"terminal": "till-1", "key_id": "trm_2"},
+    ),
     "a settlement": (CloseSettlement(merchant="bakery", settlement_id="s1"), {}),
     "a source": (RegisterSource(source="walk", name="步数", behaviours=("walk",)), {"behaviours": ("walk", "bus")}),
     "a pool": (OPENING, {"region": "330600"}),
@@ -196,6 +201,7 @@ def lived(city: City) -> City:
     """A resident with a consent to trade, points, a hold `d1` and a capture `d0`; a fund with money."""
     city.all(*(ride(str(n)) for n in range(1, 6)))
     city.do(giving("t1", "trade"))
+    city.do(EnrolTerminal(merchant="bakery", terminal="till-0"))
     city.all(holding("d0", 10), capturing("d0", 10), holding("d1", 10))
     return city
 

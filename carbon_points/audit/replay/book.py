@@ -9,6 +9,7 @@ from carbon_points.audit.replay.lot import Pool, Pools
 from carbon_points.audit.replay.merchant import Merchant, Merchants
 from carbon_points.audit.replay.methodology import Tables
 from carbon_points.audit.replay.source import Sources
+from carbon_points.audit.replay.terminal import OF_TERMINALS
 from carbon_points.domain.event import Event
 from carbon_points.domain.lot import PoolOpened, UnitsSold
 from carbon_points.domain.merchant import MerchantRegistered
@@ -73,7 +74,8 @@ class Book:
         if isinstance(event, UnitsSold):
             self._sales.append(event)
         state = self.states.setdefault(entry.stream, new_state(entry.stream))
-        kind_of(entry.stream).evolve(state, event)
+        if not isinstance(event, OF_TERMINALS):  # they change parts of it, which are not kept here
+            kind_of(entry.stream).evolve(state, event)
 
     def _check_fund(self, entry: Entry, event: Event) -> None:
         if entry.stream == FUND:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from carbon_points.domain import account, fund, lot, merchant, offer, order, source
+from carbon_points.domain import account, fund, lot, merchant, offer, order, source, terminal
 from carbon_points.domain.event import Event
 
 Words = tuple[str, ...]
@@ -37,6 +37,7 @@ WORDS: dict[type[Event], Callable[[Any], Words | None]] = {
     offer.OfferChanged: lambda e: ("offer-change", e.merchant, e.offer, e.change_id),
     offer.CampaignOpened: lambda e: ("campaign", e.merchant, e.campaign),
     offer.CampaignChanged: lambda e: ("campaign-change", e.merchant, e.campaign, e.change_id),
+    terminal.TerminalKeyAdded: lambda e: ("terminal-key", e.public_key),
     merchant.SettlementClosed: lambda e: ("settlement", e.merchant, e.settlement_id),
     lot.PoolOpened: lambda e: ("pool", e.pool_id),
     lot.GatheringSealed: lambda e: ("seal", e.pool_id, str(e.gathering)),

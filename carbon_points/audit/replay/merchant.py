@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from carbon_points.audit.finding import Wrong, must, same
 from carbon_points.audit.replay.days import GRACE, History
+from carbon_points.audit.replay.terminal import Terminal
 from carbon_points.domain.event import Event
 from carbon_points.domain.merchant import (
     MerchantRegistered,
@@ -17,6 +18,7 @@ from carbon_points.domain.merchant import (
     TerminalEnrolled,
     TermsChanged,
 )
+from carbon_points.domain.terminal import TerminalKeyAdded, TerminalKeyEnded, TerminalSuspended
 from carbon_points.journal.entry import Entry
 
 PRICE_MOST_FEN = 10_000
@@ -62,6 +64,7 @@ class Merchant:
         self._prices: History[int] = History()
         self.confirm_above: History[int | None] = History()
         self._terminals: dict[str, datetime] = {}
+        self._keys: dict[str, Terminal] = {}
         self.settlements: list[Settlement] = []
         self._ends: dict[int, list[int]] = {}
 
@@ -80,6 +83,10 @@ class Merchant:
             case TerminalEnrolled():
                 must(event.terminal not in self._terminals, "the terminal is enrolled already")
                 self._terminals[event.terminal] = event.recorded_at
+                self._keys[event.terminal] = Terminal()
+            case TerminalKeyAdded() | TerminalKeyEnded() | TerminalSuspended():
+                must(event.terminal in self._keys, f"terminal {event.terminal} is not enrolled")
+                self._keys[event.terminal].take(event)
             case TermsChanged():
                 must(self.confirm_above.latest != event.confirm_above, "those are the terms already")
                 self.confirm_above.add(event.recorded_at, event.confirm_above)
