@@ -123,6 +123,10 @@ class Orders:
         event = codec.decode(entry.type, entry.state) if entry else None
         return event if isinstance(event, OrderPlaced | OrderDeclined) else None
 
+    def forget(self) -> None:
+        """Whose redemptions they are is in the log."""
+        self._parties.clear()
+
     def _remember(self, redemption_id: str, parties: Parties) -> None:
         self._parties[redemption_id] = parties
         while len(self._parties) > KNOWN:
