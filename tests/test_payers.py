@@ -237,6 +237,14 @@ class TestGuesses:
             opening().payer(next(wrong), later)
         assert opening().payer(phone.code(STEP + 10), later).resident == phone.resident
 
+    def test_each_ten_minutes_have_ten_guesses(self, payers: Payers, opening: Opening) -> None:
+        phone = Phone(payers)
+        wrong = phone.wrong()
+        for minutes in (0, 10, 25):
+            now = NOW + timedelta(minutes=minutes)
+            told = [refused_by(one, next(wrong), now) for one in (payers, opening()) for _ in range(10)]
+            assert told == [CodeUnknown] * 10 + [Throttled] * 10
+
     def test_wrong_codes_at_several_processes_count_together(self, payers: Payers, opening: Opening) -> None:
         phone, processes = Phone(payers), [payers, opening(), opening()]
         told = [refused_by(processes[n % 3], code) for n, code in zip(range(30), phone.wrong(), strict=False)]
