@@ -9,6 +9,7 @@ looked at until ten minutes after the first, the right one neither. They are cou
 once are no more than guesses sent one by one, and in the row, for the other processes and the next start.
 """
 
+import hmac
 import logging
 import secrets
 import threading
@@ -41,7 +42,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from carbon_points import codes
-from carbon_points.codes import Code, CodeUnknown
+from carbon_points.codes import Code, CodeExpired, CodeUnknown
 from carbon_points.domain.refusal import Refusal
 
 CACHED = 100_000
@@ -128,6 +129,7 @@ class Payers:
         self._engine = engine
         self._key = AESGCM(HKDF(SHA256(), 32, salt=None, info=b"carbon-points payment secrets").derive(subject_key))
         self._known: OrderedDict[str, _Secret] = OrderedDict()
+        self._once: OrderedDict[Code, None] = OrderedDict()  # good once, however long ago
         self._lock = threading.Lock()
 
     # -- secrets -----------------------------------------------------------------------------------------------------
@@ -227,6 +229,23 @@ class Payers:
             self._count(wrong, now)
         return found
 
+    def was(self, code: str, payer: Payer) -> bool:
+        """Whether a code is the one that was taken as this payer's, however long ago: its call may be sent again late.
+
+        From then on it is no guess. Where the secret was replaced since, nobody can tell, and the answer is yes.
+        """
+        series, _, step = payer.step.rpartition(":")
+        kept = self._of_resident(payer.resident)
+        if kept is None or kept.series != series:
+            return True
+        if not hmac.compare_digest(codes.made(kept.handle, kept.secret, int(step)).encode(), code.encode()):
+            return False
+        with self._lock:
+            self._once[codes.read(code)] = None
+            while len(self._once) > CACHED:
+                self._once.popitem(last=False)
+        return True
+
     def _judged(self, told: Code, kept: _Secret | None, now: datetime, wrong: Counter[str]) -> Payer:
         if kept is None:
             raise CodeUnknown
@@ -236,6 +255,8 @@ class Payers:
             try:
                 return kept.payer(told, now)
             except CodeUnknown:
+                if told in self._once:
+                    raise CodeExpired from None
                 kept.one_more(now)
                 wrong[kept.handle] += 1
                 raise

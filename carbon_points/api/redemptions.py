@@ -50,7 +50,8 @@ from carbon_points.domain.account import (
 from carbon_points.domain.event import Event, Id
 from carbon_points.domain.offer import DECLINES, ITEMS_MOST
 from carbon_points.domain.order import OrderPlaced, PlaceOrder, Reason, ReverseOrder
-from carbon_points.domain.refusal import Refusal, codes
+from carbon_points.domain.refusal import Conflict, Refusal, codes
+from carbon_points.payers import Payer
 
 HOLD_SECONDS = 300
 REDEMPTION = PathParameter(pattern=r"^rdm_[a-z2-7]{20}$", description="the redemption's id")
@@ -223,14 +224,16 @@ async def _payer(installation: Installation, caller: Caller, data: Hold, redempt
         raise ApiError("missing-field", "code or resident, one of them")
     if data.code is not UNSET:
         try:
-            payer = installation.directory.payers.known(data.code, installation.clock())
-            payer = payer or await installation.paying.ask(None, data.code)
+            payer = await installation.payer(data.code)
         except Refusal:
             # A call that is sent again, when its code is good no more.
-            if placed := await asyncio.to_thread(installation.orders.placed, redemption_id):
-                return placed.resident, placed.code
-            raise
-        assert payer is not None, "a code that is nobody's is refused"
+            placed = await asyncio.to_thread(installation.orders.placed, redemption_id)
+            if placed is None:
+                raise
+            payer = Payer(placed.resident, placed.code or "")
+            same = placed.code and await asyncio.to_thread(installation.directory.payers.was, data.code, payer)
+            if not same:
+                raise Conflict(fields=["code"]) from None
         return payer.resident, payer.step
     assert data.resident is not UNSET
     if caller.role == "terminal":

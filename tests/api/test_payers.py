@@ -15,7 +15,7 @@ from carbon_points import codes
 from carbon_points.codes import CodeExpired, CodeMalformed, CodeUnknown
 from carbon_points.payers import Payer
 from tests.api import pictures
-from tests.api.city import City, problem
+from tests.api.city import Answer, City, problem, same_again
 from tests.conftest import PROJECT, Clock
 
 
@@ -127,6 +127,69 @@ class TestCodes:
             assert base64.b32decode(told["secret"]) not in content, file
             assert not [one for one in left if one.encode() in content], file
         assert not [one for one in left if one in caplog.text]
+
+
+class TestPaying:
+    """The codes of one secret, at a till."""
+
+    def paid(self, city: City, code: str, **more: Any) -> Answer:
+        body = {"code": code, "merchant": "shop", "terminal": "t1", "points": 10}
+        return city.post("/v1/redemptions", body, by="terminal", **more)
+
+    def test_a_code_that_was_used_is_followed_by_the_next_and_then_by_a_while_without(
+        self, own_city: City, time: Clock
+    ) -> None:
+        resident = own_city.resident(points=100)
+        used = [told_code(own_city, resident)]
+        assert self.paid(own_city, used[0]).status_code == 201
+        used.append(told_code(own_city, resident))
+        assert self.paid(own_city, used[1]).status_code == 201
+        assert len(set(used)) == 2
+        time.move(timedelta(seconds=20))
+        refused = own_city.post(f"/v1/residents/{resident}/payment-codes", by="app")
+        wait = problem(refused, 429, "rate-limited")["facts"]["seconds"]
+        assert refused.headers["Retry-After"] == str(wait)
+        assert 0 < wait <= 60
+        time.move(timedelta(seconds=wait))
+        assert self.paid(own_city, told_code(own_city, resident)).status_code == 201
+
+    def test_a_call_that_is_sent_again_late_is_answered_as_at_first_and_is_no_guess(
+        self, own_city: City, time: Clock
+    ) -> None:
+        resident = own_city.resident(points=100)
+        code = told_code(own_city, resident)
+        first = self.paid(own_city, code, key="k")
+        for wait in (timedelta(minutes=5), timedelta(hours=2)):
+            time.move(wait)
+            for _ in range(15):
+                same_again(first, self.paid(own_city, code, key="k"))
+        assert self.paid(own_city, told_code(own_city, resident)).status_code == 201
+        told_secret(own_city, resident)  # after which nobody can tell any more which code it was
+        same_again(first, self.paid(own_city, code, key="k"))
+
+    def test_another_code_is_another_call(self, own_city: City, time: Clock) -> None:
+        resident, other = own_city.resident(points=100), own_city.resident(points=100)
+        code = told_code(own_city, resident)
+        assert self.paid(own_city, code, key="k").status_code == 201
+        time.move(timedelta(minutes=20))
+        wrong = codes.made(code[2:11], bytes(20), codes.step_at(time.at))
+        for said in (told_code(own_city, resident), wrong, "8" * 18, "密"):
+            told = problem(self.paid(own_city, said, key="k"), 422, "identity-reused")
+            assert told["facts"] == {"fields": ["code"]}
+        told = problem(self.paid(own_city, told_code(own_city, other), key="k"), 422, "identity-reused")
+        assert set(told["facts"]["fields"]) == {"code", "resident"}
+
+    def test_a_code_that_is_guessed_at_is_not_looked_at_for_a_while(self, own_city: City) -> None:
+        resident = own_city.resident(points=100)
+        code = told_code(own_city, resident)
+        for step in range(10):
+            refused = self.paid(own_city, codes.made(code[2:11], bytes(20), step))
+            told = problem(refused, 404, "code-unknown")
+            assert code[2:11] not in refused.text
+            assert told["retryable"] == "never"
+        refused = self.paid(own_city, code)
+        assert problem(refused, 429, "rate-limited")["facts"] == {"seconds": 600}
+        assert refused.headers["Retry-After"] == "600"
 
 
 class TestManyAtOnce:

@@ -104,7 +104,7 @@ class Server:
     def spin(self) -> None:
         """Let the calls go on as far as they can."""
         ready: Any = self.loop
-        while ready._ready:  # noqa: SLF001  # the one way to know that nothing is left to do
+        while ready._ready:  # the one way to know that nothing is left to do
             self.loop.call_soon(self.loop.stop)
             self.loop.run_forever()
 
@@ -147,7 +147,7 @@ class World:
 
     def __init__(self, server: Server, seed: int) -> None:
         self.server, self.seed = server, seed
-        self.chance = random.Random(seed)  # noqa: S311
+        self.chance = random.Random(seed)
         self.time = Timeline()
         self.begins = EPOCH + timedelta(days=2 * seed)
         self.log: list[str] = []
