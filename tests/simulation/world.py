@@ -32,8 +32,10 @@ from carbon_points.api.installation import Installation, open_installation
 from carbon_points.directory import Caller
 from carbon_points.domain import account, consent, merchant, methodology, offer, source
 from carbon_points.journal.partition import Outcome, Write
+from carbon_points.journal.streams import stream_of
 from carbon_points.settings import load
 from carbon_points_terminal import Call, Journal, NoAnswer, Request, Response, Terminal
+from carbon_points_terminal.call import Capture, Refund, Sale, Void
 from carbon_points_terminal.terminal import NotNow, Send
 from tests.api.city import green
 
@@ -42,6 +44,9 @@ TERMINALS, RESIDENTS = 20, 8
 POINTS = 100  # of each resident at first
 STOCK = 4
 ANSWER_SECONDS = 10.0  # a terminal waits for an answer no longer
+FINISH_SECONDS = 20.0  # the server's finisher runs every second: here less often, which is harder
+HOLD_SECONDS = 120
+PLANNED_SECONDS = 400.0
 QUIET_SECONDS = 1_200.0  # in which, on a network that is whole again, everything must come to its end
 
 
@@ -66,7 +71,7 @@ class Timeline:
 
 
 class Server:
-    """The installation, the API on it, and the loop that its calls run in. One for many histories, one after another."""
+    """The installation, the API on it, and the loop that its calls run in. One for many histories in a row."""
 
     def __init__(self, folder: Path) -> None:
         self.loop = asyncio.new_event_loop()
@@ -84,7 +89,7 @@ class Server:
         journal.rules_changed()
 
     def commit(self, *commands: Any, facts: object = None) -> None:
-        for outcome in self.installation.journal.commit([Write(command, facts) for command in commands]):
+        for outcome in [self.write(Write(command, facts)) for command in commands]:
             assert outcome.refusal is None, outcome.refusal
             assert outcome.failure is None, outcome.failure
 
@@ -93,12 +98,16 @@ class Server:
         self.asked(write, waiting)
         return waiting
 
+    def write(self, write: Write) -> Outcome:
+        """As the journal's writer does it, and at once."""
+        return self.installation.journal.partition_of(stream_of(write.command)).commit([write])[0]
+
     def _at_once(self, write: Write, waiting: asyncio.Future[Outcome]) -> None:
-        waiting.set_result(self.installation.journal.commit([write])[0])
+        waiting.set_result(self.write(write))
 
     def _submit(self, write: Write) -> "Future[Outcome]":
         given: Future[Outcome] = Future()
-        given.set_result(self.installation.journal.commit([write])[0])
+        given.set_result(self.write(write))
         return given
 
     def spin(self) -> None:
@@ -126,7 +135,7 @@ def server() -> Iterator[Server]:
     shared = Path("/dev/shm")
     folder = Path(tempfile.mkdtemp(prefix="carbon-", dir=shared if shared.is_dir() else None))
     threads = asyncio.to_thread, anyio.to_thread.run_sync
-    asyncio.to_thread, anyio.to_thread.run_sync = _here, _here  # pyright: ignore
+    asyncio.to_thread, anyio.to_thread.run_sync = _here, _here
     try:
         made = Server(folder)
         yield made
@@ -219,7 +228,7 @@ class World:
         if dies and self.chance.random() < 0.5:
             self._die("before")
             return
-        outcome = self.server.installation.journal.commit([write])[0]
+        outcome = self.server.write(write)
         name = type(write.command).__name__
         self.say(f"{name} {getattr(write.command, 'redemption_id', '')} {_told(outcome)}")
         if dies:
@@ -247,10 +256,11 @@ class World:
         """What the server's finisher does every second, here less often."""
         if self.up:
             self.server.at = max(self.server.at, self.clock())
+            self.server.installation.follower.catch_up(1)
             ended = self.server.installation.finisher.finish()
             if ended:
                 self.say(f"the finisher ends {ended}")
-        self.time.after(5.0, self.finish)
+        self.time.after(FINISH_SECONDS, self.finish)
 
     # -- the network -------------------------------------------------------------------------------------------------
 
@@ -326,8 +336,8 @@ class World:
         """Everything that is planned happens; then the network is whole, and all comes to its end."""
         for till in self.tills:
             till.plan()
-        self.time.after(5.0, self.finish)
-        while self.step(400.0):
+        self.time.after(FINISH_SECONDS, self.finish)
+        while self.step(PLANNED_SECONDS):
             pass
         self.whole = True
         self.say("the network is whole")
@@ -337,10 +347,8 @@ class World:
         until = self.time.now + QUIET_SECONDS
         while any(till.open() for till in self.tills) and self.step(until):
             pass
-        for till in self.tills:
-            till.close()
-        until = self.time.now + QUIET_SECONDS
-        while self.step(until):
+        until = self.time.now + HOLD_SECONDS + 2 * FINISH_SECONDS
+        while self.step(until):  # what is held still runs out
             pass
         self.server.installation.follower.catch_up(1)
         return self
@@ -363,6 +371,7 @@ class Till:
         self.journal = Journal.in_memory(world.merchant, name)
         self.terminal = self._terminal()
         self.plans: list[Callable[[], Call | None]] = []
+        self.buyers: dict[str, str] = {}  # by reference of a sale, whose code it was
         self.away: tuple[float, float] = (0.0, 0.0)  # cut off from then till then
 
     def _terminal(self) -> Terminal:
@@ -396,24 +405,21 @@ class Till:
         code = codes.made(phone.handle, phone.secret, codes.step_at(world.clock()))
         kind = chance.choice(("pay", "pay", "authorise", "offer"))
         points = chance.randint(1, 60)
-        self.begin(partial(self._sale, kind, points, code))
+        self.begin(partial(self._sale, kind, points, code, resident))
 
-    def _sale(self, kind: str, points: int, code: str) -> Call | None:
-        from carbon_points_terminal.call import Sale  # noqa: PLC0415
-
+    def _sale(self, kind: str, points: int, code: str, resident: str) -> Call | None:
         if kind == "offer":
             ask = Sale(5, code, offer="cup", items=self.world.chance.randint(1, 2))
         else:
-            ask = Sale(points, code, capture=kind == "pay", hold_seconds=120)
+            ask = Sale(points, code, capture=kind == "pay", hold_seconds=HOLD_SECONDS)
         sale = self.terminal.begin(ask)
+        self.buyers[sale.reference] = resident
         self.world.say(f"{self.name} begins {kind} {sale.reference}")
         self.world.time.after(self.world.chance.uniform(1, 60), partial(self._then, sale.reference, kind))
         return sale
 
     def _then(self, reference: str, kind: str) -> None:
         """What follows a sale, if it was approved: capture, void, refund, or a customer who changes their mind."""
-        from carbon_points_terminal.call import Capture, Refund, Void  # noqa: PLC0415
-
         chance, sale = self.world.chance, self.journal.find(reference)
         if sale is None or sale.outcome is None or sale.outcome.result != "approved":
             return
@@ -440,9 +446,6 @@ class Till:
             if error.code == "unresolved-first" and len(self.plans) < 3:
                 self.plans.append(what)
         self.wake()
-
-    def close(self) -> None:
-        """The end of the day."""
 
     # -- driving the terminal ----------------------------------------------------------------------------------------
 

@@ -1,0 +1,174 @@
+"""Whatever the network and the server do, every call ends in one way, and the books are those of the calls that
+succeeded. Each history follows from its seed; a failure prints it.
+
+`make test-terminals` runs a thousand; with `SEEDS=10000` ten thousand; `SEED=n` that one alone, and prints its log.
+"""
+
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import pytest
+
+from carbon_points.__main__ import Compared
+from carbon_points.audit.verify import verify
+from carbon_points.domain.account import Account
+from carbon_points.domain.merchant import Merchant
+from carbon_points_terminal import Call
+from carbon_points_terminal.call import Capture, Refund, Sale, Void
+from tests.simulation.world import POINTS, STOCK, Server, Till, World, server
+
+SEEDS = int(os.environ.get("SEEDS", "1000"))
+PROCESSES = 2
+CHUNK = 50  # histories on one server, one after another
+PRICE = 2
+ENDED = {"approved", "declined", "reversed", "not-sent"}
+
+
+def test_every_call_ends_once_and_the_books_are_those_of_the_calls_that_succeeded() -> None:
+    if only := os.environ.get("SEED"):
+        print("\n".join(history(int(only))))  # noqa: T201
+        return
+    chunks = [range(first, min(first + CHUNK, SEEDS)) for first in range(0, SEEDS, CHUNK)]
+    with ProcessPoolExecutor(PROCESSES, mp_context=get_context("spawn")) as processes:
+        met = sum(processes.map(_histories, chunks), Counter[str]())
+    # What was tried at all: a simulation in which nothing goes wrong proves nothing.
+    for event in ("declined", "reversed", "the server dies", "loses power", "the finisher ends"):
+        assert met[event] > SEEDS // 100, met
+    assert met["approved"] > 5 * SEEDS, met
+
+
+def test_the_same_seed_has_the_same_history() -> None:
+    for seed in (3, 17):
+        first, again = history(seed), history(seed)
+        assert first == again
+    assert history(3) != history(4)
+
+
+def history(seed: int) -> list[str]:
+    with server() as one:
+        return lived(one, seed).log
+
+
+def _histories(seeds: range) -> Counter[str]:
+    met = Counter[str]()
+    with server() as one:
+        for seed in seeds:
+            log = lived(one, seed).log
+            met.update(word for line in log for word in _MET if word in line)
+        with one.installation.read_model.snapshot() as snapshot:
+            report = verify(one.installation.journal, read_model=Compared(snapshot))
+        assert report.ok, (seeds, report.first_wrong, report.read_model)
+    return met
+
+
+_MET = ("approved", "declined", "reversed", "the server dies", "loses power", "the finisher ends")
+
+
+def lived(one: Server, seed: int) -> World:
+    """A history, and what must hold at its end."""
+    world = World(one, seed)
+    try:
+        world.live()
+        check(world)
+    except BaseException as error:
+        tail = "\n".join(world.log[-60:])
+        raise AssertionError(f"seed {seed}: {error!r}\n{tail}") from error
+    return world
+
+
+# -- what must hold --------------------------------------------------------------------------------------------------
+
+
+def check(world: World) -> None:
+    spent, items = defaultdict[str, int](int), 0
+    for till in world.tills:
+        assert not till.terminal.unresolved(), "every call has its end"
+        for call in calls(till):
+            assert call.outcome is not None
+            assert call.outcome.result in ENDED
+        for sale in sales(till):
+            points = net(till, sale)
+            spent[till.buyers[sale.reference]] += points
+            if isinstance(sale.ask, Sale) and sale.ask.offer:
+                items += points // 5
+            same_as_the_platform(world, till, sale, points)
+    journal = world.server.installation.journal
+    for resident in world.residents:
+        known: Account = journal.state(resident)
+        at = world.server.at
+        assert (known.available(at), known.held(at)) == (POINTS - spent[resident], 0), resident
+    shop: Merchant = journal.state(f"merchant/{world.merchant}", [("offers", "cup")])
+    cup = shop.offers["cup"]
+    assert (cup.stock, cup.reserved, cup.sold) == (STOCK - items, 0, items), "the stock is exact"
+    assert world.server.installation.finisher.finish() == 0, "nothing is left to be finished"
+
+
+def calls(till: Till) -> Iterator[Call]:
+    yield from till.journal.recent(10_000)
+
+
+def sales(till: Till) -> Iterator[Call]:
+    return (call for call in calls(till) if isinstance(call.ask, Sale))
+
+
+def net(till: Till, sale: Call) -> int:
+    """What a sale came to, by the outcomes of its calls one by one."""
+    assert sale.outcome is not None
+    assert isinstance(sale.ask, Sale)
+    if sale.outcome.result != "approved":
+        return 0
+    points = sale.outcome.points if sale.ask.capture else 0
+    for call in calls(till):
+        assert call.outcome is not None
+        if isinstance(call.ask, Sale) or getattr(call.ask, "of", None) != sale.reference:
+            continue
+        if call.outcome.result != "approved":
+            continue
+        match call.ask:
+            case Capture():
+                points += call.outcome.points
+            case Refund():
+                points -= call.outcome.points
+            case Void():
+                pass
+    return points
+
+
+def same_as_the_platform(world: World, till: Till, sale: Call, points: int) -> None:
+    """The platform's redemption of that reference says the same."""
+    from carbon_points.api.installation import redemption_id_of  # noqa: PLC0415
+    from carbon_points.directory import Caller  # noqa: PLC0415
+
+    installation = world.server.installation
+    name = redemption_id_of(Caller("", "terminal", f"{world.merchant}/{till.name}"), sale.reference)
+    known: Account = installation.journal.state(till.buyers[sale.reference], [("redemptions", name)])
+    redemption = known.redemptions.get(name)
+    assert sale.outcome is not None
+    if redemption is None:
+        assert (sale.outcome.result, points) != ("approved", 0) or points == 0
+        assert sale.outcome.result != "approved", sale
+        return
+    assert redemption.captured_points - redemption.refunded_points == points, (sale, redemption)
+    assert redemption.captured_fen - redemption.refunded_fen == _worth(sale, points), (sale, redemption)
+    assert redemption.status not in ("held", "confirming")
+    assert (redemption.status == "declined") <= (sale.outcome.result in ("declined", "reversed")), (sale, redemption)
+
+
+def _worth(sale: Call, points: int) -> int:
+    assert isinstance(sale.ask, Sale)
+    return points // 5 * 9 if sale.ask.offer else points * PRICE
+
+
+def test_a_history_is_told_apart_by_its_log() -> None:
+    told = hashlib.sha256("\n".join(history(5)).encode()).hexdigest()
+    assert told == hashlib.sha256("\n".join(history(5)).encode()).hexdigest()
+
+
+@pytest.mark.long
+def test_ten_thousand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.simulation.test_seeds.SEEDS", 10_000)
+    test_every_call_ends_once_and_the_books_are_those_of_the_calls_that_succeeded()
