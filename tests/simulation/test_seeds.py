@@ -7,7 +7,6 @@ succeeded. Each history follows from its seed; a failure prints it.
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
@@ -18,7 +17,8 @@ from carbon_points.audit.verify import verify
 from carbon_points.domain.account import Account
 from carbon_points.domain.merchant import Merchant
 from carbon_points_terminal import Call
-from carbon_points_terminal.call import Capture, Refund, Sale, Void
+from carbon_points_terminal.call import Sale
+from tests.simulation.books import calls, sales
 from tests.simulation.world import POINTS, STOCK, Server, Till, World, server
 
 SEEDS = int(os.environ.get("SEEDS", "1000"))
@@ -87,11 +87,10 @@ def check(world: World) -> None:
     spent, items = defaultdict[str, int](int), 0
     for till in world.tills:
         assert not till.terminal.unresolved(), "every call has its end"
-        for call in calls(till):
+        for call in calls(till.journal):
             assert call.outcome is not None
             assert call.outcome.result in ENDED
-        for sale in sales(till):
-            points = net(till, sale)
+        for sale, points in sales(till.journal):
             spent[till.buyers[sale.reference]] += points
             if isinstance(sale.ask, Sale) and sale.ask.offer:
                 items += points // 5
@@ -105,37 +104,6 @@ def check(world: World) -> None:
     cup = shop.offers["cup"]
     assert (cup.stock, cup.reserved, cup.sold) == (STOCK - items, 0, items), "the stock is exact"
     assert world.server.installation.finisher.finish() == 0, "nothing is left to be finished"
-
-
-def calls(till: Till) -> Iterator[Call]:
-    yield from till.journal.recent(10_000)
-
-
-def sales(till: Till) -> Iterator[Call]:
-    return (call for call in calls(till) if isinstance(call.ask, Sale))
-
-
-def net(till: Till, sale: Call) -> int:
-    """What a sale came to, by the outcomes of its calls one by one."""
-    assert sale.outcome is not None
-    assert isinstance(sale.ask, Sale)
-    if sale.outcome.result != "approved":
-        return 0
-    points = sale.outcome.points if sale.ask.capture else 0
-    for call in calls(till):
-        assert call.outcome is not None
-        if isinstance(call.ask, Sale) or getattr(call.ask, "of", None) != sale.reference:
-            continue
-        if call.outcome.result != "approved":
-            continue
-        match call.ask:
-            case Capture():
-                points += call.outcome.points
-            case Refund():
-                points -= call.outcome.points
-            case Void():
-                pass
-    return points
 
 
 def same_as_the_platform(world: World, till: Till, sale: Call, points: int) -> None:
