@@ -39,7 +39,7 @@ from carbon_points.domain.event import Text
 from carbon_points.domain.merchant import Merchant
 from carbon_points.domain.terminal import AddTerminalKey, Identity, KeyEnded, SuspendTerminal, TerminalKeyAdded
 from carbon_points.journal.partition import Outcome, Write
-from carbon_points.terminals import ActivationCodeUnknown
+from carbon_points.terminals import ActivationCodeUnknown, TooManyAttempts
 
 TERMINAL = PathParameter(max_length=64, pattern=PLAIN, description="the terminal's id within the merchant")
 GUESSES_MOST, GUESSES_SECONDS = 60, 60.0  # wrong codes told a process, of whichever terminal
@@ -114,11 +114,11 @@ class Guesses:
         self._at: deque[float] = deque(maxlen=GUESSES_MOST)
 
     def wrong(self) -> None:
-        """Raises ApiError where there were too many."""
+        """Refusals: TooManyAttempts."""
         now = time.monotonic()
         too_many = len(self._at) == GUESSES_MOST and self._at[0] > now - GUESSES_SECONDS
         if too_many:
-            raise ApiError("too-many-attempts")
+            raise TooManyAttempts(seconds=round(GUESSES_SECONDS))
         self._at.append(now)
 
 
@@ -308,7 +308,7 @@ def keys_of(installation: Installation, merchant: str, terminal: str) -> KeysSho
 
 
 def _identity(installation: Installation, merchant: str, terminal: str) -> Identity:
-    known: Merchant = installation.journal.state(f"merchant/{merchant}")
+    known: Merchant = installation.journal.state(f"merchant/{merchant}", [("identities", terminal)])
     return known.accepting(terminal).identity(terminal)
 
 
