@@ -105,7 +105,7 @@ def till(city: City) -> Terminal:
 
 
 def holding(till: Terminal, resident: str, points: int = 10) -> dict[str, Any]:
-    return hold(resident, points, merchant=till.merchant, terminal=till.name)
+    return till.city.coded(hold(resident, points, merchant=till.merchant, terminal=till.name), till.path, "")
 
 
 def keys_of(till: Terminal) -> dict[str, str]:
