@@ -39,6 +39,7 @@ from carbon_points.domain.event import Text
 from carbon_points.domain.merchant import Merchant
 from carbon_points.domain.terminal import AddTerminalKey, Identity, KeyEnded, SuspendTerminal, TerminalKeyAdded
 from carbon_points.journal.partition import Outcome, Write
+from carbon_points.projections import merchants as read_merchants
 from carbon_points.terminals import ActivationCodeUnknown, TooManyAttempts
 
 TERMINAL = PathParameter(max_length=64, pattern=PLAIN, description="the terminal's id within the merchant")
@@ -305,6 +306,18 @@ def keys_of(installation: Installation, merchant: str, terminal: str) -> KeysSho
         for k in keys
     ]
     return KeysShown(merchant, terminal, known.suspended, shown)
+
+
+def refresh(installation: Installation) -> int:
+    """Copy what the log says of every terminal, after a directory was restored from a backup: how many there are."""
+    terminals, after = 0, None
+    while page := installation.read_model.read(read_merchants.merchants, after=after, limit=100):
+        after = page[-1].merchant
+        for merchant in page:
+            for terminal in merchant.terminals:
+                _copied(installation, merchant.merchant, terminal)
+                terminals += 1
+    return terminals
 
 
 def _identity(installation: Installation, merchant: str, terminal: str) -> Identity:
