@@ -374,6 +374,18 @@ def resume_terminal(merchant: str, terminal: str, reason: str, plain: bool) -> N
     _suspension(merchant, terminal, suspended=False, reason=reason, plain=plain)
 
 
+@terminals.command("refresh")
+@as_json
+def refresh_terminals(plain: bool) -> None:
+    """Copy keys and suspensions from the log, after the directory was restored from a backup."""
+    from carbon_points.api.terminals import refresh
+
+    with opened() as installation:
+        installation.follower.catch_up(600.0)
+        terminals = refresh(installation)
+    show(plain, {"terminals": terminals})
+
+
 @terminals.command("keys")
 @click.argument("merchant")
 @click.argument("terminal")

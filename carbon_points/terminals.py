@@ -82,6 +82,13 @@ class ActivationCodeUsed(Refusal):
     title = "The activation code was used with another key"
 
 
+class TooManyAttempts(Refusal):
+    """Facts: `seconds` until it is worth trying again."""
+
+    code = "too-many-attempts"
+    title = "Too many wrong activation codes: wait"
+
+
 class Terminals:
     """Thread-safe. `changed` is told when somebody may be suspended who was not."""
 

@@ -283,6 +283,14 @@ class TestTerminals:
         told = here.told("terminals", "keys", "shop", "t1")
         assert (told["suspended"], [key["key_id"] for key in told["keys"]]) == (True, ["trm_1"])
         assert "trm_1" in here.run("terminals", "keys", "shop", "t1").stdout
+        # As if it were restored from a backup that knew of no terminal:
+        with closing(sqlite3.connect(here.folder / "directory.sqlite")) as database, database:
+            database.execute("DELETE FROM terminals")
+            database.execute("DELETE FROM terminal_keys")
+        assert here.told("terminals", "refresh")["terminals"] == 1
+        with here.opened() as installation:
+            [key] = installation.directory.terminals.keys("shop/t1")
+            assert (key.key_id, key.suspended) == ("trm_1", True)
         assert here.told("terminals", "resume", "shop", "t1", "--reason", "found")["suspended"] is False
         assert here.told("terminals", "keys", "shop", "t1")["suspended"] is False
         assert here.told("verify")["ok"]

@@ -39,7 +39,8 @@ from carbon_points.domain.event import Text
 from carbon_points.domain.merchant import Merchant
 from carbon_points.domain.terminal import AddTerminalKey, Identity, KeyEnded, SuspendTerminal, TerminalKeyAdded
 from carbon_points.journal.partition import Outcome, Write
-from carbon_points.terminals import ActivationCodeUnknown
+from carbon_points.projections import merchants as read_merchants
+from carbon_points.terminals import ActivationCodeUnknown, TooManyAttempts
 
 TERMINAL = PathParameter(max_length=64, pattern=PLAIN, description="the terminal's id within the merchant")
 GUESSES_MOST, GUESSES_SECONDS = 60, 60.0  # wrong codes told a process, of whichever terminal
@@ -114,11 +115,11 @@ class Guesses:
         self._at: deque[float] = deque(maxlen=GUESSES_MOST)
 
     def wrong(self) -> None:
-        """Raises ApiError where there were too many."""
+        """Refusals: TooManyAttempts."""
         now = time.monotonic()
         too_many = len(self._at) == GUESSES_MOST and self._at[0] > now - GUESSES_SECONDS
         if too_many:
-            raise ApiError("too-many-attempts")
+            raise TooManyAttempts(seconds=round(GUESSES_SECONDS))
         self._at.append(now)
 
 
@@ -307,8 +308,20 @@ def keys_of(installation: Installation, merchant: str, terminal: str) -> KeysSho
     return KeysShown(merchant, terminal, known.suspended, shown)
 
 
+def refresh(installation: Installation) -> int:
+    """Copy what the log says of every terminal, after a directory was restored from a backup: how many there are."""
+    terminals, after = 0, None
+    while page := installation.read_model.read(read_merchants.merchants, after=after, limit=100):
+        after = page[-1].merchant
+        for merchant in page:
+            for terminal in merchant.terminals:
+                _copied(installation, merchant.merchant, terminal)
+                terminals += 1
+    return terminals
+
+
 def _identity(installation: Installation, merchant: str, terminal: str) -> Identity:
-    known: Merchant = installation.journal.state(f"merchant/{merchant}")
+    known: Merchant = installation.journal.state(f"merchant/{merchant}", [("identities", terminal)])
     return known.accepting(terminal).identity(terminal)
 
 

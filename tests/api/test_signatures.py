@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 from time import time
 from typing import Any
@@ -31,6 +32,7 @@ from carbon_points.api.signatures import (
     signature_base,
 )
 from carbon_points.domain.refusal import Refusal
+from carbon_points_terminal.signing import Signer
 
 VECTORS = Path(__file__).parent.parent / "vectors"
 RFC = msgspec.json.decode((VECTORS / "rfc9421.json").read_bytes())
@@ -172,6 +174,19 @@ def test_the_guide_s_worked_example_is_the_vector() -> None:
         OURS["rotation"]["signed"],
     ):
         assert told in PAGE, told
+
+
+def test_what_the_terminal_of_this_repository_signs_is_taken() -> None:
+    now, nonces = datetime.fromtimestamp(CASES[0]["now"], UTC), count()
+    signer = Signer(PRIVATE_KEY, OURS["key_id"], lambda: now, lambda: f"nonce-{next(nonces):016}")
+    for method, path, body in (
+        ("POST", "/v1/redemptions", b"{}"),
+        ("POST", "/v1/x/void", b""),
+        ("GET", "/v1/x?a=b", b""),
+    ):
+        target = OURS["origin"] + path
+        headers = list(signer.headers(method, target, "01JDJQ8Z5T3N8W2R6Y4B7C9D1F", body).items())
+        assert answer(method, target, headers, body, CASES[0]["now"]) == "accepted"
 
 
 # -- beside the library ----------------------------------------------------------------------------------------------
