@@ -13,17 +13,9 @@ from http_message_signatures import HTTPMessageVerifier, InvalidSignature
 from http_message_signatures.algorithms import ED25519
 
 from carbon_points_terminal import OverHttp, Request, Signer
+from carbon_points_terminal.files import KeyUnusable, read_secret, write_secret
 from carbon_points_terminal.ids import new_nonce, new_reference, ulid, wall_clock
-from carbon_points_terminal.signing import (
-    KeyUnusable,
-    new_key,
-    proof,
-    public_text,
-    read_key,
-    read_secret,
-    write_key,
-    write_secret,
-)
+from carbon_points_terminal.signing import new_key, proof, public_text, read_key, write_key
 
 KEY = new_key()
 BODY = b'{"points":100}'
