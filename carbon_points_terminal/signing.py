@@ -49,8 +49,8 @@ class Signer:
         created = int(self._clock().timestamp() + self.ahead)
         names = " ".join(f'"{name}"' for name, _ in covered)
         parameters = (
-            f'({names});created={created};expires={created + LIVES};nonce="{self._nonce()}"'
-            f';keyid="{self._key_id}";alg="ed25519";tag="{TAG}"'
+            f'({names});created={created};keyid="{self._key_id}";alg="ed25519"'
+            f';expires={created + LIVES};nonce="{self._nonce()}";tag="{TAG}"'
         )
         lines = [f'"{name}": {value}' for name, value in covered]
         base = "\n".join([*lines, f'"@signature-params": {parameters}'])

@@ -73,7 +73,7 @@ def test_a_post_is_signed_over_method_target_digest_and_key(base: str) -> None:
     covered, _, parameters = message.headers["signature-input"].partition(";")
     assert covered == 'sig1=("@method" "@target-uri" "content-digest" "idempotency-key")'
     assert [one.partition("=")[0] for one in parameters.split(";")] == [
-        "created", "expires", "nonce", "keyid", "alg", "tag"
+        "created", "keyid", "alg", "expires", "nonce", "tag"
     ]  # fmt: skip
     assert result.parameters["keyid"] == "trm_1"
     assert result.parameters["expires"] - result.parameters["created"] == 60
