@@ -176,6 +176,12 @@ class Journal:
                     self._connection.execute("UPDATE moves SET batch = ? WHERE rowid = ?", (following, rowid))
             self._log("", "refiled", f"batch {batch} was closed by the platform", at)
 
+    def trim(self, before: datetime) -> None:
+        """Forget what was done before a day. Sums of batches stay, and so does whatever is open."""
+        with _writing(self._connection):
+            self._connection.execute("DELETE FROM log WHERE at < ?", (before.isoformat(),))
+            self._connection.execute("DELETE FROM calls WHERE done = 1 AND made < ?", (before.isoformat(),))
+
     def note(self, reference: str, what: str, told: str, at: datetime) -> None:
         """A line of the log alone."""
         with _writing(self._connection):
