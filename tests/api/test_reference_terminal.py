@@ -196,6 +196,33 @@ def test_every_call_repeated_and_lost_in_turn_moves_what_it_says_once(till: Till
     assert totals.sales.points - totals.refunds.points - totals.reversals.points == spent
 
 
+def test_an_offer_is_had_for_the_platforms_price_and_returned_when_nobody_knows(own_city: City) -> None:
+    till, resident = Till(own_city), own_city.resident(points=1000)
+    tea = {"offer": "tea", "title": "茶一杯", "points": 20, "amount_fen": 50, "stock": 3}
+    own_city.done(own_city.post("/v1/merchants/shop/offers", tea))
+    own_city.settled()
+    assert [(one["offer"], one["points"]) for one in till.terminal.offers()] == [("tea", 20)]  # type: ignore[union-attr]
+
+    paid = till.terminal.pay(40, till.code(resident), offer="tea", items=2)
+    assert paid.outcome
+    assert (paid.outcome.result, paid.outcome.points, paid.outcome.fen) == ("approved", 40, 100)
+    till.network.faults = iter(["answer-lost", "lost", "lost"])
+    till.terminal.pay(999, till.code(resident), offer="tea")  # the till has the price wrong, and learns of nothing
+    till.finish()
+    assert till.left(resident) == 960
+
+    def stock() -> tuple[int, int]:
+        told = own_city.done(own_city.get("/v1/merchants/shop/offers/tea"))
+        return told["stock"], told["reserved"]
+
+    wait_for(lambda: stock() == (1, 0), 5)
+    till.terminal.pay(20, till.code(resident), offer="tea")
+    sold_out = till.terminal.pay(20, till.code(resident), offer="tea")
+    assert sold_out.outcome
+    assert (sold_out.outcome.result, sold_out.outcome.code) == ("declined", "offer-sold-out")
+    assert till.status(sold_out) == "declined"
+
+
 def test_both_sides_count_the_same_in_the_batch(own_city: City) -> None:
     till, resident = Till(own_city), own_city.resident(points=1000)
     till.network.faults = cycle(["ok", "ok", "answer-lost", "twice", "ok", "lost", "lost"])
