@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from carbon_points_terminal.call import HOLD_SECONDS, Call, Close, Sale, Totals
+from carbon_points_terminal.call import HOLD_SECONDS, Call, Close, Sale
 from carbon_points_terminal.enrolment import EnrolmentFailed, Folder, NotEnrolled, Settings
 from carbon_points_terminal.files import KeyUnusable
 from carbon_points_terminal.ids import SteadyClock, new_nonce, new_reference, wall_clock
@@ -406,7 +406,7 @@ def _end_of_close(terminal: Terminal, call: Call, plain: bool) -> None:
     assert isinstance(call.ask, Close)
     closed = call.outcome.closed if call.outcome else None
     answer = closed.answer if closed else call.outcome.code if call.outcome else call.state
-    here, there = terminal.journal.totals(call.ask.batch), closed.totals if closed else Totals()
+    here, there = terminal.journal.totals(call.ask.batch), closed.totals if closed else None
     differing = (
         differences(terminal.journal.lines(call.ask.batch), closed.lines) if answer == "not-agreed" and closed else []
     )
