@@ -21,12 +21,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from carbon_points_terminal.call import HOLD_SECONDS, Call, Close, Sale, Totals
+from carbon_points_terminal.call import HOLD_SECONDS, Call, Close, Sale
 from carbon_points_terminal.enrolment import EnrolmentFailed, Folder, NotEnrolled, Settings
+from carbon_points_terminal.files import KeyUnusable
 from carbon_points_terminal.ids import SteadyClock, new_nonce, new_reference, wall_clock
 from carbon_points_terminal.journal import Journal, JournalError
 from carbon_points_terminal.over_http import OverHttp
-from carbon_points_terminal.signing import KeyUnusable, Signer
+from carbon_points_terminal.signing import Signer
 from carbon_points_terminal.terminal import NotNow, Terminal, differences
 from carbon_points_terminal.wire import Refused, Silence
 
@@ -168,9 +169,12 @@ def _end(terminal: Terminal, call: Call, plain: bool, wanted: str = "approved") 
 @click.option("--url", required=True, help="Where the platform is: https://…")
 @click.option("--merchant", help="With a bearer key only: whose terminal this is.")
 @click.option("--terminal", "name", help="With a bearer key only: which one.")
+@click.option(
+    "--again", is_flag=True, help="This folder's terminal anew, with its journal: its key was lost, or ended."
+)
 @as_json
 @click.pass_obj
-def activate(folder: Folder, url: str, merchant: str | None, name: str | None, plain: bool) -> None:
+def activate(folder: Folder, url: str, merchant: str | None, name: str | None, again: bool, plain: bool) -> None:
     """Become a terminal (激活), by the one-time code that the operator has shown.
 
     The code is asked for, or read from standard input: what stands in a command line is seen by others. With
@@ -182,10 +186,10 @@ def activate(folder: Folder, url: str, merchant: str | None, name: str | None, p
         raise click.UsageError("--merchant and --terminal go together, and with a bearer key")
     if merchant and name:
         settings = Settings(url, merchant, name)
-        folder.use_bearer(settings, os.environ.get(BEARER) or _secret("Bearer key"))
+        folder.use_bearer(settings, os.environ.get(BEARER) or _secret("Bearer key"), again=again)
     else:
         with OverHttp(url, None) as transport:
-            settings = folder.activate(url, _secret("Activation code (激活码)"), transport)
+            settings = folder.activate(url, _secret("Activation code (激活码)"), transport, again=again)
     _told_settings(settings, plain)
 
 
@@ -402,7 +406,7 @@ def _end_of_close(terminal: Terminal, call: Call, plain: bool) -> None:
     assert isinstance(call.ask, Close)
     closed = call.outcome.closed if call.outcome else None
     answer = closed.answer if closed else call.outcome.code if call.outcome else call.state
-    here, there = terminal.journal.totals(call.ask.batch), closed.totals if closed else Totals()
+    here, there = terminal.journal.totals(call.ask.batch), closed.totals if closed else None
     differing = (
         differences(terminal.journal.lines(call.ask.batch), closed.lines) if answer == "not-agreed" and closed else []
     )

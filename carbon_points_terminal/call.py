@@ -140,13 +140,17 @@ class Line(Struct, frozen=True, rename={"fen": "amount_fen"}):
 
 
 class Closed(Struct, frozen=True):
-    """The answer to the close of a batch. `lines`: the platform's, where the totals differ."""
+    """The answer to the close of a batch. `totals` and `lines` are the platform's; `unresolved`: why it cannot confirm.
+
+    With a `next_batch`, the batch is closed on the platform's side.
+    """
 
     answer: Literal["agreed", "not-agreed", "cannot-confirm"]
     batch: int
     next_batch: int | None = None
-    totals: Totals = Totals()
+    totals: Totals | None = None
     lines: tuple[Line, ...] = ()
+    unresolved: tuple[str, ...] = ()
 
 
 # -- the call itself -------------------------------------------------------------------------------------------------

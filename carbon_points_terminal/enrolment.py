@@ -13,11 +13,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec import Struct
 
 from carbon_points_terminal import signing
+from carbon_points_terminal.files import KeyUnusable, read_secret, write_secret
 from carbon_points_terminal.journal import Journal
-from carbon_points_terminal.signing import KeyUnusable, read_key, read_secret, write_key, write_secret
+from carbon_points_terminal.signing import read_key, write_key
 from carbon_points_terminal.wire import Refused, Request, Silence, Transport, read
 
-SETTINGS, JOURNAL, PENDING, BEARER = "terminal.json", "journal.sqlite", "pending.key", "bearer.key"
+SETTINGS, JOURNAL, BEARER = "terminal.json", "journal.sqlite", "bearer.key"
 ACTIVATION, ROTATION = "carbon-points-activation", "carbon-points-rotation"  # first line of what is proven
 
 
@@ -83,10 +84,13 @@ class Folder:
 
     # -- coming to be ------------------------------------------------------------------------------------------------
 
-    def activate(self, url: str, code: str, transport: Transport) -> Settings:
-        """Become the terminal that a one-time code is for. After no answer, the same again. Raises EnrolmentFailed."""
-        self._must_be_free()
-        key = self._pending()
+    def activate(self, url: str, code: str, transport: Transport, *, again: bool = False) -> Settings:
+        """Become the terminal that a one-time code is for. After no answer, the same again. Raises EnrolmentFailed.
+
+        `again`: the terminal of this folder anew, with its journal, where its key was lost or has ended.
+        """
+        self._must_be_free(again)
+        key = self._pending(code)
         public = signing.public_text(key)
         body = {"activation_code": code, "public_key": public, "proof": signing.proof(key, ACTIVATION, code)}
         told = _told(transport, "/v1/terminals/activation", body, f"{code}\n{public}")
@@ -94,57 +98,58 @@ class Folder:
         self._become(settings, key)
         return settings
 
-    def use_bearer(self, settings: Settings, bearer: str) -> None:
+    def use_bearer(self, settings: Settings, bearer: str, *, again: bool = False) -> None:
         """Be a terminal with a key that somebody else made, and handed over."""
-        self._must_be_free()
+        self._must_be_free(again)
         if not bearer.isascii() or not bearer.isprintable():
             raise KeyUnusable("a bearer key is printable ASCII")
         self._make()
+        self._has_journal(settings)
         write_secret(self.path / BEARER, bearer.encode() + b"\n")
-        self._settle(settings)
+        write_secret(self.path / SETTINGS, msgspec.json.encode(settings) + b"\n")
 
     def rotate(self, transport: Transport) -> Settings:
         """Change to a new key, by the word of the old one. After no answer, the same again. Raises EnrolmentFailed."""
         before = self.settings()
         if not before.key_id:
             raise KeyUnusable("this terminal has a bearer key: the operator gives it a new one")
-        key = self._pending()
+        key = self._pending(before.key_id)
         public = signing.public_text(key)
         body = {"public_key": public, "proof": signing.proof(key, ROTATION, before.key_id)}
         told = _told(transport, "/v1/terminals/keys", body, public)
         settings = msgspec.structs.replace(before, key_id=told.key_id)
         self._become(settings, key)
-        if told.key_id != before.key_id:
-            self._key(before.key_id).unlink(missing_ok=True)
         return settings
 
-    def _must_be_free(self) -> None:
-        if (self.path / SETTINGS).exists():
-            raise NotEnrolled(f"there is a terminal in {self.path} already: give another folder, or rotate its key")
+    def _must_be_free(self, again: bool) -> None:
+        if not again and (self.path / SETTINGS).exists():
+            raise NotEnrolled(f"there is a terminal in {self.path} already: another folder, or the same one again?")
 
     def _make(self) -> None:
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-    def _pending(self) -> Ed25519PrivateKey:
-        """The key that is to be: made once, however often the platform has to be asked."""
+    def _pending(self, what: str) -> Ed25519PrivateKey:
+        """The key that is to be: made once for an activation code, or in the place of a key, however often asked."""
         self._make()
-        path = self.path / PENDING
+        path = self.path / f"pending-{hashlib.sha256(what.encode()).hexdigest()[:12]}.key"
         if not path.exists():
             write_key(path, signing.new_key())
         return read_key(path)
 
     def _become(self, settings: Settings, key: Ed25519PrivateKey) -> None:
+        self._has_journal(settings)
         write_key(self._key(settings.key_id), key)
-        self._settle(settings)
-        (self.path / PENDING).unlink(missing_ok=True)
+        write_secret(self.path / SETTINGS, msgspec.json.encode(settings) + b"\n")
+        for old in self.path.glob("*.key"):  # whatever is not in force is of no use any more
+            if old != self._key(settings.key_id):
+                old.unlink()
 
-    def _settle(self, settings: Settings) -> None:
-        """The journal first: a terminal that has settings has a journal, or lost it."""
+    def _has_journal(self, settings: Settings) -> None:
+        """Before the settings: a terminal that has settings has a journal, or lost it. Raises JournalError."""
         path = self.path / JOURNAL
         if not (self.path / SETTINGS).exists() and not path.exists():
             Journal.create(path, settings.merchant, settings.terminal).close()
         self.journal(settings).close()
-        write_secret(self.path / SETTINGS, msgspec.json.encode(settings) + b"\n")
 
     def _key(self, key_id: str) -> Path:
         if not key_id.replace("_", "").isalnum():

@@ -4,10 +4,9 @@ Every intent is here before it is sent and every answer before it is shown: a co
 process at a time works with a journal; another waits for it, then is told.
 """
 
-import os
 import sqlite3
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from carbon_points_terminal.call import Call, Close, Line, Sum, Totals
+from carbon_points_terminal.files import to_disk
 
 APPLICATION = 0x43505431  # "CPT1" in the file's head: it is a journal of this kind
 VERSION = 1
@@ -97,9 +97,9 @@ class Journal:
         _make(connection, merchant, terminal)
         connection.close()
         making.chmod(0o600)
-        _to_disk(making)
+        to_disk(making)
         making.rename(path)
-        _to_disk(path.parent)
+        to_disk(path.parent)
         return cls.open(path, merchant, terminal)
 
     @classmethod
@@ -175,6 +175,12 @@ class Journal:
                 if had[name] < 0:
                     self._connection.execute("UPDATE moves SET batch = ? WHERE rowid = ?", (following, rowid))
             self._log("", "refiled", f"batch {batch} was closed by the platform", at)
+
+    def trim(self, before: datetime) -> None:
+        """Forget what was done before a day. Sums of batches stay, and so does whatever is open."""
+        with _writing(self._connection):
+            self._connection.execute("DELETE FROM log WHERE at < ?", (before.isoformat(),))
+            self._connection.execute("DELETE FROM calls WHERE done = 1 AND made < ?", (before.isoformat(),))
 
     def note(self, reference: str, what: str, told: str, at: datetime) -> None:
         """A line of the log alone."""
@@ -280,13 +286,3 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
         raise JournalDamaged(f"{path} cannot be used: {error}") from error
     except sqlite3.DatabaseError as error:
         raise JournalDamaged(f"{path} is damaged, or no journal at all: {error}") from error
-
-
-def _to_disk(path: Path) -> None:
-    """What a rename or a new file needs to outlive a power cut. Where a folder cannot be opened, the system does it."""
-    with suppress(PermissionError):
-        number = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)

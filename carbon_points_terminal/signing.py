@@ -6,7 +6,6 @@ the other.
 
 import base64
 import hashlib
-import os
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -14,15 +13,10 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from carbon_points_terminal.files import KeyUnusable, read_secret, write_secret
+
 LABEL, TAG = "sig1", "carbon-points-terminal"
 LIVES = 60  # seconds from `created` to `expires`
-OTHERS = 0o077  # of a file's mode: what its owner alone must have
-
-
-class KeyUnusable(Exception):
-    """The key file is not there, not a key, or open to others. `code` is stable."""
-
-    code = "key-unusable"
 
 
 class Signer:
@@ -55,8 +49,8 @@ class Signer:
         created = int(self._clock().timestamp() + self.ahead)
         names = " ".join(f'"{name}"' for name, _ in covered)
         parameters = (
-            f'({names});created={created};expires={created + LIVES};nonce="{self._nonce()}"'
-            f';keyid="{self._key_id}";alg="ed25519";tag="{TAG}"'
+            f'({names});created={created};keyid="{self._key_id}";alg="ed25519"'
+            f';expires={created + LIVES};nonce="{self._nonce()}";tag="{TAG}"'
         )
         lines = [f'"{name}": {value}' for name, value in covered]
         base = "\n".join([*lines, f'"@signature-params": {parameters}'])
@@ -76,31 +70,6 @@ def public_text(key: Ed25519PrivateKey) -> str:
 def proof(key: Ed25519PrivateKey, *lines: str) -> str:
     """That the terminal has the key: its signature on what it asks for."""
     return _base64(key.sign("\n".join([*lines, public_text(key)]).encode()))
-
-
-# -- files that nobody else may read -----------------------------------------------------------------------------------
-
-
-def write_secret(path: Path, content: bytes) -> None:
-    """Write a file of mode 0600 that appears whole, and is on the disk when this returns."""
-    making = path.with_name(path.name + ".new")
-    making.unlink(missing_ok=True)
-    number = os.open(making, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(number, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    making.replace(path)
-
-
-def read_secret(path: Path) -> bytes:
-    """The content of such a file. Raises KeyUnusable where it is missing, or others may read it."""
-    try:
-        if os.name == "posix" and path.stat().st_mode & OTHERS:
-            raise KeyUnusable(f"others may read {path}: chmod 600, and activate the terminal anew if somebody has")
-        return path.read_bytes()
-    except OSError as error:
-        raise KeyUnusable(f"{path} cannot be read: {error}") from error
 
 
 def write_key(path: Path, key: Ed25519PrivateKey) -> None:

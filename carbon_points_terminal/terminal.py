@@ -35,6 +35,7 @@ from carbon_points_terminal.wire import Answer, Refused, Request, Silence, Trans
 
 TIMING = Timing()
 COUNTED = {"sale", "refund", "reversal"}  # kinds of lines that totals count
+KEPT_DAYS = 400  # of the journal: as long as a sale may be refunded, and some weeks
 PATIENCE = 60  # seconds that a cashier waits for what follows a sale; it goes on without them
 
 
@@ -295,6 +296,7 @@ class Terminal:
         if totals is None and closed and closed.answer == "not-agreed" and closed.next_batch:
             self.journal.refile(batch, closed.lines, closed.next_batch, self._clock())
             call = self.settle(self.begin(Close(batch, self.journal.totals(batch))).reference)
+        self.journal.trim(self._clock() - timedelta(days=KEPT_DAYS))
         return call
 
     # -- asking without a change -------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from carbon_points import codes
-from carbon_points_terminal import Answer, Call, Journal, NoAnswer, OverHttp, Request, Terminal
+from carbon_points_terminal import Answer, Call, Journal, NoAnswer, OverHttp, Request, Sale, Terminal
 from carbon_points_terminal.ids import new_reference
 from tests.api.city import City, wait_for
 from tests.conftest import PROJECT
@@ -194,6 +194,52 @@ def test_every_call_repeated_and_lost_in_turn_moves_what_it_says_once(till: Till
     assert till.left(resident) == 1000 - spent
     totals = till.journal.totals(1)
     assert totals.sales.points - totals.refunds.points - totals.reversals.points == spent
+
+
+def test_an_offer_is_had_for_the_platforms_price_and_returned_when_nobody_knows(own_city: City) -> None:
+    till, resident = Till(own_city), own_city.resident(points=1000)
+    tea = {"offer": "tea", "title": "茶一杯", "points": 20, "amount_fen": 50, "stock": 3}
+    own_city.done(own_city.post("/v1/merchants/shop/offers", tea))
+    own_city.settled()
+    assert [(one["offer"], one["points"]) for one in till.terminal.offers()] == [("tea", 20)]  # type: ignore[union-attr]
+
+    paid = till.terminal.pay(40, till.code(resident), offer="tea", items=2)
+    assert paid.outcome
+    assert (paid.outcome.result, paid.outcome.points, paid.outcome.fen) == ("approved", 40, 100)
+    till.network.faults = iter(["answer-lost", "lost", "lost"])
+    till.terminal.pay(999, till.code(resident), offer="tea")  # the till has the price wrong, and learns of nothing
+    till.finish()
+    assert till.left(resident) == 960
+
+    def stock() -> tuple[int, int]:
+        told = own_city.done(own_city.get("/v1/merchants/shop/offers/tea"))
+        return told["stock"], told["reserved"]
+
+    wait_for(lambda: stock() == (1, 0), 5)
+    till.terminal.pay(20, till.code(resident), offer="tea")
+    sold_out = till.terminal.pay(20, till.code(resident), offer="tea")
+    assert sold_out.outcome
+    assert (sold_out.outcome.result, sold_out.outcome.code) == ("declined", "offer-sold-out")
+    assert till.status(sold_out) == "declined"
+
+
+@pytest.mark.parametrize("says", [True, False, None])
+def test_a_sale_that_the_resident_must_agree_to_ends_as_they_say(own_city: City, says: bool | None) -> None:
+    till, resident = Till(own_city), own_city.resident(points=1000)
+    own_city.done(own_city.call("PUT", "/v1/merchants/shop/terms", {"confirm_above": 50}))
+    asked = till.terminal.begin(Sale(100, till.code(resident)))
+    for _ in range(3):
+        till.terminal.step()
+        till.time.pass_(4)
+    assert till.terminal.unresolved()[0].state == "UNKNOWN"
+    [waiting] = own_city.done(own_city.get(f"/v1/residents/{resident}/confirmations", by="app"))["data"]
+    if says is not None:
+        path = f"/v1/redemptions/{waiting['redemption_id']}/confirmation"
+        own_city.done(own_city.post(path, {"accept": says}, by="app"))
+    told = till.terminal.settle(asked.reference)
+    assert told.outcome
+    assert told.outcome.result == {True: "approved", False: "declined", None: "reversed"}[says]
+    assert till.left(resident) == (900 if says else 1000)
 
 
 def test_both_sides_count_the_same_in_the_batch(own_city: City) -> None:

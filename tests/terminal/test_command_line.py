@@ -16,8 +16,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 import carbon_points_terminal.__main__ as command_line
 from carbon_points_terminal import NoAnswer, Request, Response
 from carbon_points_terminal.__main__ import cli, main
-from carbon_points_terminal.enrolment import EnrolmentFailed, Folder, Settings
-from carbon_points_terminal.signing import KeyUnusable, public_text, read_key
+from carbon_points_terminal.enrolment import EnrolmentFailed, Folder, NotEnrolled, Settings
+from carbon_points_terminal.files import KeyUnusable
+from carbon_points_terminal.journal import JournalForeign
+from carbon_points_terminal.signing import public_text, read_key
 from tests.terminal.platform import Network, Platform, Time, problem, shown
 
 CODE = "801234567890123456"
@@ -220,6 +222,23 @@ def test_a_key_is_changed_by_one_file_and_the_old_one_signs_until_then(tmp_path:
     assert after.key_id == "trm_2"
     assert public_text(read_key(folder.path / "trm_2.key")) == office.keys[1]
     assert not (folder.path / "trm_1.key").exists(), "the old key is of no use any more"
+
+
+def test_a_terminal_whose_key_was_lost_is_activated_again_and_keeps_its_journal(tmp_path: Path) -> None:
+    folder, office = Folder(tmp_path / "till"), Office()
+    settings = folder.activate(URL, "4711-0815", office)
+    with folder.journal(settings) as journal:
+        assert journal.stan() == 1
+    (folder.path / "trm_1.key").unlink()
+    with pytest.raises(NotEnrolled):
+        folder.activate(URL, "1234-5678", office)
+    settings = folder.activate(URL, "1234-5678", office, again=True)
+    assert settings.key_id == "trm_2"
+    with folder.journal(settings) as journal:
+        assert journal.stan() == 2
+    with pytest.raises(JournalForeign):
+        folder.use_bearer(Settings(URL, "shop", "t9"), "cp_live_9", again=True)
+    assert folder.settings() == settings
 
 
 def test_no_private_key_leaves_the_terminal(tmp_path: Path) -> None:

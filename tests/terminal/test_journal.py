@@ -5,12 +5,13 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from carbon_points_terminal import Journal, NoAnswer, Terminal
+from carbon_points_terminal import Journal, NoAnswer, Sale, Terminal
 from carbon_points_terminal.call import request
 from carbon_points_terminal.journal import JournalDamaged, JournalForeign, JournalInUse, JournalMissing
 from tests.conftest import PROJECT
@@ -90,6 +91,25 @@ def test_a_payment_code_is_not_in_the_file_when_the_call_is_done(path: Path) -> 
     assert not path.with_name(path.name + "-wal").exists()
 
 
+def test_a_journal_forgets_what_is_over_a_year_old_and_never_what_is_open() -> None:
+    till = Till()
+    old = till.terminal.pay(100, CODE)
+    till.network.faults = iter(["lost"] * 30)
+    open_ = till.terminal.refund(old.reference, 10)
+    till.time.pass_(390 * 86400)
+    recent = till.terminal.begin(Sale(10, CODE))
+    till.network.faults = iter(())
+    till.terminal.settle(recent.reference)
+    till.time.pass_(20 * 86400)
+    till.journal.trim(till.time.at - timedelta(days=400))
+    assert till.journal.find(old.reference) is None
+    assert till.journal.find(recent.reference)
+    assert [call.reference for call in till.terminal.unresolved()] == [open_.reference]
+    assert till.journal.totals(1).sales.points == 110
+    till.finish()
+    assert till.platform.points == 1000 - 110 + 10
+
+
 # -- what is wrong with a file ---------------------------------------------------------------------------------------
 
 
@@ -161,6 +181,7 @@ def test_a_journal_that_is_half_made_is_none(path: Path) -> None:
 
 KILLED = """
 import sys
+from datetime import timedelta
 from pathlib import Path
 from carbon_points_terminal import Journal, NoAnswer, Sale, Terminal
 from carbon_points_terminal.call import request

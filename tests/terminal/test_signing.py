@@ -1,8 +1,13 @@
 """Signatures that a verifier of others accepts, and keys that nobody else can read."""
 
 import base64
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Thread
+from time import monotonic, sleep
 from typing import Any
 
 import httpx
@@ -12,18 +17,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from http_message_signatures import HTTPMessageVerifier, InvalidSignature
 from http_message_signatures.algorithms import ED25519
 
-from carbon_points_terminal import OverHttp, Request, Signer
+from carbon_points_terminal import NoAnswer, OverHttp, Request, Response, Signer
+from carbon_points_terminal.files import KeyUnusable, read_secret, write_secret
 from carbon_points_terminal.ids import new_nonce, new_reference, ulid, wall_clock
-from carbon_points_terminal.signing import (
-    KeyUnusable,
-    new_key,
-    proof,
-    public_text,
-    read_key,
-    read_secret,
-    write_key,
-    write_secret,
-)
+from carbon_points_terminal.signing import new_key, proof, public_text, read_key, write_key
 
 KEY = new_key()
 BODY = b'{"points":100}'
@@ -81,7 +78,7 @@ def test_a_post_is_signed_over_method_target_digest_and_key(base: str) -> None:
     covered, _, parameters = message.headers["signature-input"].partition(";")
     assert covered == 'sig1=("@method" "@target-uri" "content-digest" "idempotency-key")'
     assert [one.partition("=")[0] for one in parameters.split(";")] == [
-        "created", "expires", "nonce", "keyid", "alg", "tag"
+        "created", "keyid", "alg", "expires", "nonce", "tag"
     ]  # fmt: skip
     assert result.parameters["keyid"] == "trm_1"
     assert result.parameters["expires"] - result.parameters["created"] == 60
@@ -161,6 +158,53 @@ def test_what_is_no_answer_is_told_as_none() -> None:
     with OverHttp("https://x", None, client=httpx.Client(transport=httpx.MockTransport(broken))) as transport:
         answer = transport.send(Request("GET", "/v1/offers"))
     assert answer.reason == "ConnectError: no route to the platform"  # type: ignore[union-attr]
+
+
+@contextmanager
+def server(*pieces: bytes, every: float) -> Iterator[str]:
+    """A server that takes one request and answers in pieces, with a pause before each."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with connection, suppress(OSError):
+                connection.recv(65536)
+                for piece in pieces:
+                    sleep(every)
+                    connection.sendall(piece)
+                while connection.recv(65536):
+                    pass
+
+        thread = Thread(target=serve)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("pieces", "every"),
+    [
+        ((), 0),
+        ((b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n", b"{"), 0.35),
+        ((b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n", *[b"{"] * 9), 0.1),
+    ],
+)
+def test_an_answer_that_does_not_end_in_time_is_none(pieces: tuple[bytes, ...], every: float) -> None:
+    with server(*pieces, every=every) as url, OverHttp(url, None, seconds=0.4) as transport:
+        begun = monotonic()
+        answer = transport.send(Request("POST", "/v1/redemptions", "key", BODY))
+        took = monotonic() - begun
+        transport.close()
+    assert isinstance(answer, NoAnswer)
+    assert 0.3 < took < 0.6, "the whole of it, not each of its parts"
+
+
+def test_an_answer_that_comes_in_time_is_read(tmp_path: Path) -> None:
+    head = b"HTTP/1.1 503 Busy\r\nRetry-After: 2\r\ncontent-length: 2\r\n\r\n"
+    with server(head, b"{}", every=0.02) as url, OverHttp(url, None, seconds=5) as transport:
+        answer = transport.send(Request("GET", "/v1/offers"))
+        transport.close()
+    assert answer == Response(503, b"{}", {"retry-after": "2", "content-length": "2"})
 
 
 # -- keys ------------------------------------------------------------------------------------------------------------
