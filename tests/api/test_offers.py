@@ -277,7 +277,7 @@ class TestWhatWasLeftHalfway:
         assert self.given_up(own_city, time)["status"] == "declined"
         [declined] = [
             event
-            for entry in own_city.installation.journal.history(asking.resident)
+            for entry in own_city.installation.journal.newest(asking.resident, 9)
             if isinstance(event := codec.decode(entry.type, entry.state), HoldDeclined)
         ]
         assert declined.reason == "offer-sold-out"
