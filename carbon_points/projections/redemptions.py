@@ -210,7 +210,7 @@ def _orders(batch: Batch, made: Made) -> None:
             resident=e.resident,
             order_merchant=e.merchant,
             order_terminal=e.terminal,
-            ordered_points=0,
+            ordered_points=e.points,
             ordered_at=e.recorded_at,
             offer=e.offer,
             declined=e.reason,

@@ -185,6 +185,21 @@ class TestOrdering:
         city.done(order(city, merchant, resident))
         assert of(city, merchant) == (0, 1, 0)
 
+    @pytest.mark.parametrize("said", [{"points": 40}, {"offer": "tea", "items": 2}])
+    def test_what_was_declined_or_never_came_is_undone_by_its_points_or_its_items(
+        self, city: City, said: dict[str, Any]
+    ) -> None:
+        """Whoever got no answer does not know that there was nothing to undo."""
+        merchant, resident = shop(city, stock=1), city.resident(points=100)
+        declined, key = city.name("key"), city.name("key")
+        problem(order(city, merchant, resident, 2, key=declined), 409, "offer-sold-out")
+        for reference in (declined, key):
+            body = {"reference": reference, "merchant": merchant, "terminal": "t1", "reason": "timeout", **said}
+            undone = [city.post("/v1/redemptions/reversal", body, by="app") for _ in range(2)]
+            same_again(*undone)
+            assert undone[0].json()["action"] == "none"
+        problem(order(city, merchant, resident, 2, key=key), 409, "redemption-reversed")
+
     def test_the_same_again_has_the_same_answer_at_the_earlier_price_and_other_content_is_refused(
         self, city: City
     ) -> None:
