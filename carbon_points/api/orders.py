@@ -189,7 +189,7 @@ def declined(placed: OrderPlaced | OrderDeclined, reason: str, code_step: str | 
         redemption_id=placed.redemption_id,
         merchant=placed.merchant,
         terminal=placed.terminal,
-        points=placed.points if isinstance(placed, OrderPlaced) else 0,
+        points=placed.points,
         reason=reason,
         code_step=code_step,
     )

@@ -111,7 +111,8 @@ class OrderPlaced(Event):
 
 
 class OrderDeclined(Event):
-    """Nothing is reserved, for `reason`, the code of the offer's refusal, and under this id nothing ever will be."""
+    """Nothing is reserved, for `reason`, the code of the offer's refusal, and under this id nothing ever will be.
+    `points` is what it would have cost."""
 
     type_name: ClassVar[str] = "order-declined/1"
     merchant: str
@@ -122,6 +123,7 @@ class OrderDeclined(Event):
     items: int
     reason: str
     code: str | None = None
+    points: int = 0
 
 
 class OrderReversed(Event):
@@ -235,7 +237,8 @@ def place(command: PlaceOrder, order: Order | None, terms: Terms, *, now: dateti
                 terms.catalogue, offer=command.offer, resident=command.resident, items=command.items, now=now
             )
         except offers.DECLINES as refusal:
-            return [_declined(command, command.offer, refusal.code, now=now)]
+            points = command.items * terms.catalogue.offers[command.offer].points
+            return [_declined(command, command.offer, points, refusal.code, now=now)]
         points, amount_fen = command.items * taken.points, command.items * taken.amount_fen
     asks = command.code is not None and terms.confirm_above is not None and points > terms.confirm_above
     return [
@@ -257,7 +260,7 @@ def place(command: PlaceOrder, order: Order | None, terms: Terms, *, now: dateti
     ]
 
 
-def _declined(command: PlaceOrder, offer: str, reason: str, *, now: datetime) -> OrderDeclined:
+def _declined(command: PlaceOrder, offer: str, points: int, reason: str, *, now: datetime) -> OrderDeclined:
     return OrderDeclined(
         recorded_at=now,
         merchant=command.merchant,
@@ -268,6 +271,7 @@ def _declined(command: PlaceOrder, offer: str, reason: str, *, now: datetime) ->
         items=command.items,
         reason=reason,
         code=command.code,
+        points=points,
     )
 
 
@@ -366,7 +370,7 @@ def placed(event: OrderPlaced, catalogue: Catalogue) -> Order:
 
 
 def refused(event: OrderDeclined) -> Order:
-    return Order(event.terminal, event.resident, 0, 0, "declined", offer=event.offer, items=event.items)
+    return Order(event.terminal, event.resident, event.points, 0, "declined", offer=event.offer, items=event.items)
 
 
 def moved(event: OrderMoved, order: Order, till: Till, catalogue: Catalogue) -> None:

@@ -210,7 +210,7 @@ def _orders(batch: Batch, made: Made) -> None:
             resident=e.resident,
             order_merchant=e.merchant,
             order_terminal=e.terminal,
-            ordered_points=0,
+            ordered_points=e.points,
             ordered_at=e.recorded_at,
             offer=e.offer,
             declined=e.reason,
@@ -281,8 +281,9 @@ _LOOSE = select(
 
 
 def behind(at: Snapshot, *, changed_before: datetime, merchant: str | None = None, limit: int = 500) -> list[Loose]:
-    """Orders that have not taken in what became of them by that moment."""
-    query = _LOOSE.where(_BEHIND, REDEMPTIONS.c.changed_at <= changed_before)
+    """Orders that have not taken in what became of them by that moment or, since nobody else tells them, by time."""
+    lapsed = REDEMPTIONS.c.ended == "expired"
+    query = _LOOSE.where(_BEHIND, or_(REDEMPTIONS.c.changed_at <= changed_before, lapsed))
     if merchant is not None:
         query = query.where(REDEMPTIONS.c.order_merchant == merchant)
     return at.structs(Loose, query.limit(limit))

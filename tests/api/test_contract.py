@@ -53,6 +53,9 @@ def known(served_city: City) -> Known:
     sold = city.done(city.post(f"/v1/lots/{lot}/sales", sale(2)))["sale_id"]
     captured = city.captured(resident, 100)
     settled = city.done(city.post("/v1/merchants/shop/settlements"))["settlement_id"]
+    city.done(city.post("/v1/merchants/shop/campaigns", {"campaign": "spring", "title": "春"}))
+    tea = {"offer": "tea", "title": "茶", "points": 1, "amount_fen": 1, "campaign": "spring"}
+    city.done(city.post("/v1/merchants/shop/offers", tea))
     places = {
         "resident": resident,
         "action_id": city.recorded()["action_id"],
@@ -63,12 +66,15 @@ def known(served_city: City) -> Known:
         "consent_id": city.get(f"/v1/residents/{resident}").json()["consents"][0]["id"],
         "merchant": "shop",
         "terminal": "t2",
+        "offer": "tea",
+        "campaign": "spring",
         "source": "szt",
         "methodology": "bus",
     }
     fields = hold(resident, 7) | {"source": "szt", "behaviour": "green", "unit": "km", "quantity": "1"}
     fields |= {"occurred_at": "2025-06-15T11:00:00+08:00", "sale_id": sold, "lot_id": lot, "verified_mg": 1}
     fields |= {"methodology": "green", "version": "1", "buyer": "marathon", "holder": "marathon", "kg": 1}
+    fields |= {"offer": "tea", "campaign": "spring"}
     return Known(places, fields)
 
 

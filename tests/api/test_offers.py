@@ -5,6 +5,10 @@ from typing import Any
 
 import pytest
 
+from carbon_points.api.orders import GRACE
+from carbon_points.domain.account import HoldDeclined
+from carbon_points.domain.order import PlaceOrder
+from carbon_points.journal import codec
 from tests.api.city import City, problem, same_again
 from tests.conftest import Clock
 
@@ -181,6 +185,21 @@ class TestOrdering:
         city.done(order(city, merchant, resident))
         assert of(city, merchant) == (0, 1, 0)
 
+    @pytest.mark.parametrize("said", [{"points": 40}, {"offer": "tea", "items": 2}])
+    def test_what_was_declined_or_never_came_is_undone_by_its_points_or_its_items(
+        self, city: City, said: dict[str, Any]
+    ) -> None:
+        """Whoever got no answer does not know that there was nothing to undo."""
+        merchant, resident = shop(city, stock=1), city.resident(points=100)
+        declined, key = city.name("key"), city.name("key")
+        problem(order(city, merchant, resident, 2, key=declined), 409, "offer-sold-out")
+        for reference in (declined, key):
+            body = {"reference": reference, "merchant": merchant, "terminal": "t1", "reason": "timeout", **said}
+            undone = [city.post("/v1/redemptions/reversal", body, by="app") for _ in range(2)]
+            same_again(*undone)
+            assert undone[0].json()["action"] == "none"
+        problem(order(city, merchant, resident, 2, key=key), 409, "redemption-reversed")
+
     def test_the_same_again_has_the_same_answer_at_the_earlier_price_and_other_content_is_refused(
         self, city: City
     ) -> None:
@@ -235,3 +254,46 @@ class TestOrdering:
         assert (stock, reserved, sold) == (14, 5, 1)
         [row] = city.done(city.settled().get("/v1/offers", merchant=merchant))["data"]
         assert (row["stock"], row["sold"]) == (stock, sold)
+
+
+class TestWhatWasLeftHalfway:
+    """A process that dies after the order and before the hold leaves this: the finisher finds it."""
+
+    def asking(self, city: City, merchant: str, items: int) -> PlaceOrder:
+        return PlaceOrder(
+            merchant=merchant,
+            terminal="t1",
+            redemption_id="rdm_" + "a" * 20,
+            resident=city.resident(points=100),
+            hold_seconds=300,
+            offer="tea",
+            items=items,
+        )
+
+    def given_up(self, city: City, time: Clock) -> Any:
+        """What became of it, as its terminal is told."""
+        time.move(GRACE)
+        assert city.settled().installation.finisher.finish() == 1
+        return city.done(city.get(f"/v1/redemptions/rdm_{'a' * 20}"))
+
+    def test_an_order_whose_hold_never_came_gives_its_items_back(self, own_city: City, time: Clock) -> None:
+        merchant = shop(own_city)
+        own_city.installation.write_now(self.asking(own_city, merchant, 3))
+        assert own_city.done(own_city.get(f"/v1/merchants/{merchant}/offers/tea"))["stock"] == 0
+        assert self.given_up(own_city, time)["status"] == "declined"
+        assert of(own_city, merchant) == (3, 0, 0)
+
+    def test_an_order_that_its_offer_declined_is_declined_to_its_resident_too(
+        self, own_city: City, time: Clock
+    ) -> None:
+        merchant = shop(own_city)
+        asking = self.asking(own_city, merchant, 4)
+        own_city.installation.write_now(asking)
+        assert self.given_up(own_city, time)["status"] == "declined"
+        [declined] = [
+            event
+            for entry in own_city.installation.journal.newest(asking.resident, 9)
+            if isinstance(event := codec.decode(entry.type, entry.state), HoldDeclined)
+        ]
+        assert declined.reason == "offer-sold-out"
+        assert of(own_city, merchant) == (3, 0, 0)

@@ -124,7 +124,7 @@ class City:
             self.do(account.HoldPoints(**at, **hold, **cost, offer=what, items=items))
             return
         assert isinstance(told, order.OrderDeclined)
-        self.do(account.DeclineHold(**at, points=0, reason=told.reason, code_step=told.code))
+        self.do(account.DeclineHold(**at, points=told.points, reason=told.reason, code_step=told.code))
         self.told(name, ended="declined")
 
     def told(self, name: str, **said: Any) -> None:

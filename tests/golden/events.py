@@ -552,4 +552,15 @@ EVENTS: tuple[Event, ...] = (
         offer="bun",
         items=3,
     ),
+    order.OrderDeclined(
+        recorded_at=AT,
+        merchant="bakery",
+        terminal="till-1",
+        redemption_id="d9",
+        resident=R,
+        offer="bun",
+        items=3,
+        reason="campaign-spent",
+        points=60,
+    ),
 )

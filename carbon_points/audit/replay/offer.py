@@ -125,7 +125,9 @@ class Shelves:
     def declined(self, entry: Entry, event: OrderDeclined) -> None:
         """Raises Wrong."""
         must(1 <= event.items <= ITEMS_MOST, f"an order of {event.items} items")
-        same("reason", event.reason, self._why_not(entry, event, self._known(entry, event.offer)))
+        offer = self._known(entry, event.offer)
+        same("points", event.points, event.items * offer.points)
+        same("reason", event.reason, self._why_not(entry, event, offer))
 
     def moved(self, entry: Entry, event: OrderMoved, taken: Taken | None) -> None:
         """Raises Wrong."""

@@ -72,9 +72,9 @@ class Orders:
         must(self._find(entry, event.redemption_id) is None, "the order is in the log already")
         self._book.merchants[event.merchant].check_terminal(event.terminal, event.recorded_at)
         self._shelves.declined(entry, event)
-        order = Order(event.terminal, event.resident, 0, 0, "declined", offer=event.offer, items=event.items)
+        order = Order(event.terminal, event.resident, event.points, 0, "declined", offer=event.offer, items=event.items)
         self._keep(entry, event, order)
-        self._scratch.ordered(event.redemption_id, event.resident, f"{event.merchant} {event.terminal} 0", None)
+        self._scratch.ordered(event.redemption_id, event.resident, asked(event), None)
 
     def _reversed(self, entry: Entry, event: OrderReversed) -> None:
         order = self._find(entry, event.redemption_id)
@@ -97,7 +97,7 @@ class Orders:
         same("terminal", event.terminal, order.terminal)
         same("resident", event.resident, order.resident)
         same("batch", event.batch, till.batch)
-        must(event.points > 0 or order.status == "declined", f"{event.points} points are moved")
+        must(event.points > 0, f"{event.points} points are moved")
         must(event.count == 1 if event.kind != "refund" else event.count > 0, f"it counts {event.count} times")
         if event.kind in ("refund", "reversal"):
             must(order.status == "sale" and not order.reversed, "there is no sale to give back")
@@ -140,7 +140,7 @@ class Orders:
         self._scratch.keep(entry.stream, f"orders/{event.redemption_id}", entry.version, _encode(order))
 
 
-def asked(event: OrderPlaced | HoldDeclined | PointsHeld) -> str:
+def asked(event: OrderPlaced | OrderDeclined | HoldDeclined | PointsHeld) -> str:
     """What an order asks for, as one word."""
     return f"{event.merchant} {event.terminal} {event.points}"
 
