@@ -54,7 +54,7 @@ class Claimed(Struct, frozen=True, forbid_unknown_fields=True):
         return Totals(*(Tally(c.count, c.points, c.fen) for c in (self.sales, self.refunds, self.reversals)))
 
 
-class Agreement(Struct, frozen=True, omit_defaults=True):
+class Agreement(Struct, frozen=True):
     """`agreed`: the batch is closed. `not-agreed`: `totals` and `lines` are ours, to be compared. `cannot-confirm`:
     something of this terminal, `unresolved`, is on its way still: ask again in a moment.
 

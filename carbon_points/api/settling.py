@@ -11,6 +11,7 @@ import random
 import threading
 from collections.abc import Mapping
 from datetime import date, datetime, time, timedelta
+from functools import partial
 from typing import Literal
 
 import msgspec
@@ -246,10 +247,16 @@ def close_batches(installation: Installation, at: time) -> list[BatchClosed]:
     One whose orders have not taken in everything is left to the next look.
     """
     now = installation.clock()
-    left = installation.read_model.read(read_batches.left_open, begun_before=last_time(now, at), idle_since=now - IDLE)
+    left_open = partial(
+        installation.read_model.read,
+        read_batches.left_open,
+        begun_before=last_time(now, at),
+        idle_since=now - IDLE,
+    )
     closed: list[BatchClosed] = []
-    for one in left:
-        if not installation.finisher.settled(one.merchant, CATCH_UP_SECONDS):
+    for one in left_open():
+        # What its orders take in only now may have moved a moment ago: then it is not quiet.
+        if not installation.finisher.settled(one.merchant, CATCH_UP_SECONDS) or not left_open(of=one):
             continue
         command = CloseBatch(merchant=one.merchant, terminal=one.terminal, batch=one.batch, by="auto")
         try:

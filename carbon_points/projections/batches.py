@@ -164,8 +164,10 @@ def unresolved(at: Snapshot, merchant: str, terminal: str) -> list[str]:
     return list(at.connection.scalars(query.order_by(REDEMPTIONS.c.redemption_id)))
 
 
-def left_open(at: Snapshot, *, begun_before: datetime, idle_since: datetime, limit: int = 500) -> list[Left]:
-    """Batches in which something moved before the one moment, and nothing after the other."""
+def left_open(
+    at: Snapshot, *, begun_before: datetime, idle_since: datetime, of: Left | None = None, limit: int = 500
+) -> list[Left]:
+    """Batches in which something moved before the one moment, and nothing after the other. `of`: that one, if it is."""
     begun = exists().where(
         MOVES.c.merchant == BATCHES.c.merchant,
         MOVES.c.terminal == BATCHES.c.terminal,
@@ -173,6 +175,9 @@ def left_open(at: Snapshot, *, begun_before: datetime, idle_since: datetime, lim
         MOVES.c.recorded_at < begun_before,
     )
     query = select(*fields(BATCHES, Left)).where(_OPEN, BATCHES.c.moved_at <= idle_since, begun)
+    if of is not None:
+        one = (BATCHES.c.merchant == of.merchant, BATCHES.c.terminal == of.terminal, BATCHES.c.batch == of.batch)
+        query = query.where(*one)
     return at.structs(Left, query.order_by(BATCHES.c.moved_at).limit(limit))
 
 

@@ -59,9 +59,13 @@ class Book:
                     raise found(sealed.entry, error) from error
 
     def check_files(self, marks: Mapping[tuple[int, int], Mark], scratch: Scratch) -> None:
-        """And so are settlements' files, which pin the whole log before them: hence after all that names one entry."""
-        for merchant in self.merchants.values():
-            merchant.check_files(marks, scratch)
+        """And so are settlements' files, which pin the whole log before them: hence last, and the earliest first."""
+        closed = [(s, merchant.name) for merchant in self.merchants.values() for s in merchant.settlements]
+        for settlement, name in sorted(closed, key=lambda pair: pair[0].event.recorded_at):
+            try:
+                settlement.check_files(name, marks, scratch)
+            except Wrong as error:
+                raise found(settlement.entry, error) from error
 
     def _take(self, entry: Entry, event: Event) -> None:
         match entry.stream.partition("/"):

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from carbon_points.audit.finding import Wrong, found, must, same
+from carbon_points.audit.finding import Wrong, must, same
 from carbon_points.audit.replay.days import GRACE, History, china_day
 from carbon_points.audit.replay.settlement_file import Heading, Line, decode, digests, encode, sums
 from carbon_points.audit.replay.terminal import Terminal
@@ -95,7 +95,7 @@ class Settlement(Struct, frozen=True):
 class Merchant:
     def __init__(self, partitions: int) -> None:
         self._partitions = partitions
-        self._name = ""
+        self.name = ""
         self._prices: History[int] = History()
         self.confirm_above: History[int | None] = History()
         self._terminals: dict[str, datetime] = {}
@@ -114,7 +114,7 @@ class Merchant:
                     self.confirm_above.add(event.recorded_at, None)
                 must(1 <= event.fen_per_point <= PRICE_MOST_FEN, f"a point is worth {event.fen_per_point} fen")
                 must(self._prices.latest != event.fen_per_point, "that is the price already")
-                self._name = event.name if isinstance(event, MerchantRegistered) else self._name
+                self.name = event.name if isinstance(event, MerchantRegistered) else self.name
                 self._prices.add(event.recorded_at, event.fen_per_point)
             case TerminalEnrolled():
                 must(event.terminal not in self._terminals, "the terminal is enrolled already")
@@ -141,14 +141,6 @@ class Merchant:
         over = event.day is None or china_day(event.recorded_at - DAY_CLOSES_AFTER) > event.day
         must(over, f"the day {event.day} was not over")
         self.settlements.append(Settlement(entry, event, after, through, Sum()))
-
-    def check_files(self, marks: Mapping[tuple[int, int], Mark], scratch: Scratch) -> None:
-        """Raises Found."""
-        for settlement in self.settlements:
-            try:
-                settlement.check_files(self._name, marks, scratch)
-            except Wrong as error:
-                raise found(settlement.entry, error) from error
 
     # -- what residents' entries say of the merchant -----------------------------------------------------------------
 
