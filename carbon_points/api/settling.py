@@ -11,7 +11,6 @@ import random
 import threading
 from collections.abc import Mapping
 from datetime import date, datetime, time, timedelta
-from functools import partial
 from typing import Literal
 
 import msgspec
@@ -39,6 +38,7 @@ from carbon_points.journal.partition import Outcome
 from carbon_points.projections import batches as read_batches
 from carbon_points.projections import fund as read_fund
 from carbon_points.projections import merchants as read_merchants
+from carbon_points.projections.batches import Left
 from carbon_points.projections.settlement_file import Files, Head, files
 
 CATCH_UP_SECONDS = 30.0
@@ -247,16 +247,15 @@ def close_batches(installation: Installation, at: time) -> list[BatchClosed]:
     One whose orders have not taken in everything is left to the next look.
     """
     now = installation.clock()
-    left_open = partial(
-        installation.read_model.read,
-        read_batches.left_open,
-        begun_before=last_time(now, at),
-        idle_since=now - IDLE,
-    )
+
+    def left_open(of: Left | None = None) -> list[Left]:
+        begun, idle = last_time(now, at), now - IDLE
+        return installation.read_model.read(read_batches.left_open, begun_before=begun, idle_since=idle, of=of)
+
     closed: list[BatchClosed] = []
     for one in left_open():
         # What its orders take in only now may have moved a moment ago: then it is not quiet.
-        if not installation.finisher.settled(one.merchant, CATCH_UP_SECONDS) or not left_open(of=one):
+        if not installation.finisher.settled(one.merchant, CATCH_UP_SECONDS) or not left_open(one):
             continue
         command = CloseBatch(merchant=one.merchant, terminal=one.terminal, batch=one.batch, by="auto")
         try:

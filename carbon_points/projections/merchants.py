@@ -144,7 +144,7 @@ class Movement(Struct, frozen=True):
 
 
 class Row(Struct, frozen=True):
-    """A movement as a settlement's files tell it. `batch` and `reference` are the terminal's own, where known."""
+    """A movement as a settlement's files tell it. `batch`: of its terminal, where known."""
 
     recorded_at: datetime
     partition: int
@@ -152,7 +152,6 @@ class Row(Struct, frozen=True):
     kind: Kind
     terminal: str
     batch: int | None
-    reference: str | None
     redemption_id: str
     refund_id: str | None
     points: int
@@ -308,7 +307,7 @@ def settled(at: Snapshot, merchant_id: str, after: Mapping[str, int], through: M
     )
     query = (
         select(
-            *fields(MOVEMENTS, Row, terminal=REDEMPTIONS.c.terminal, batch=null(), reference=null()),
+            *fields(MOVEMENTS, Row, terminal=REDEMPTIONS.c.terminal, batch=null()),
         )
         .join_from(MOVEMENTS, REDEMPTIONS, known)
         .where(MOVEMENTS.c.merchant == merchant_id, _between(after, through))

@@ -211,7 +211,7 @@ class TestTheFiles:
         assert heads["#商户名称 name"] == '\'=1+2, "茶"'
         table = [line for line in lines if not line[0].startswith("#")]
         assert table[0] == list(COLUMNS)
-        assert [(row[0], row[7], row[8]) for row in table[1:]] == [
+        assert [(row[0], row[6], row[7]) for row in table[1:]] == [
             ("销售 sale", "50", "100"),
             ("退款 refund", "20", "40"),
             ("销售 sale", "30", "60"),

@@ -177,7 +177,7 @@ class City:
                 kind = ("reversal" if back.reversal else "refund") if back else "sale"
                 figures = (e.redemption_id, back and back.refund_id, e.points, e.amount_fen)
                 batch = self._batch(e, kind, through)
-                yield Row(e.recorded_at, partition, position, kind, f"{who}-1", batch, None, *figures)
+                yield Row(e.recorded_at, partition, position, kind, f"{who}-1", batch, *figures)
 
     def _batch(self, of: Any, kind: str, through: dict[str, int]) -> int | None:
         """That of the order's move of this kind, as far as the merchant's partition told it; of the nth refund, nth."""

@@ -32,9 +32,12 @@ SHOPS = ("bakery", "tea")
 
 def moved(journal: Journal, shop: str) -> list[tuple[str, str, int, int]]:
     """Every capture and refund: place, kind, points, fen."""
-    kinds = {PointsCaptured: "sale", PointsRefunded: "refund"}
+
+    def kind(event: PointsCaptured | PointsRefunded) -> str:
+        return "sale" if isinstance(event, PointsCaptured) else "reversal" if event.reversal else "refund"
+
     return [
-        (f"{partition}:{position}", kinds[type(event)], event.points, event.amount_fen)
+        (f"{partition}:{position}", kind(event), event.points, event.amount_fen)
         for partition, position, event in events(journal)
         if isinstance(event, PointsCaptured | PointsRefunded) and event.merchant == shop
     ]
@@ -171,6 +174,6 @@ def test_the_settlement_that_was_closed_first_is_paid_next(journal: Journal) -> 
         ]
         model.apply(partition, renumbered)
     with model.snapshot() as at:
-        assert [s.settlement_id for s in unpaid(at)] == ["s1", "s2", "s3", "s4"]
+        assert [s.settlement_id for s in unpaid(at)] == ["s1", "s2", "s3", "s5", "s4"]
         assert [s.settlement_id for s in unpaid(at, limit=1)] == ["s1"]
     model.close()

@@ -428,7 +428,6 @@ class Residents:
             kind=("reversal" if back.reversal else "refund") if back else "sale",
             terminal=redemption.terminal,
             batch=None,
-            reference=None,
             redemption_id=redemption.id,
             refund_id=back.refund_id if back else None,
             points=event.points,

@@ -17,7 +17,7 @@ from carbon_points.audit.replay.days import china_day
 CHINA = timezone(timedelta(hours=8))
 NAMES = {"sale": "销售 sale", "refund": "退款 refund", "reversal": "冲正 reversal"}
 HEADINGS = (
-    "类型 kind,时间 time,终端 terminal,批次 batch,终端流水号 reference,核销单号 redemption,退款单号 refund,"
+    "类型 kind,时间 time,终端 terminal,批次 batch,核销单号 redemption,退款单号 refund,"
     "积分 points,金额(分) fen,日志分区 partition,日志位置 position"
 )
 SUMS = {"sale": "sales", "refund": "refunds", "reversal": "reversals"}
@@ -33,7 +33,6 @@ class Line(Struct, frozen=True, array_like=True):
     kind: str
     terminal: str
     batch: int | None
-    reference: str | None
     redemption_id: str
     refund_id: str | None
     points: int
@@ -140,7 +139,6 @@ def _cells(line: Line) -> list[str]:
         _time(line.recorded_at),
         _guarded(line.terminal),
         "" if line.batch is None else str(line.batch),
-        _guarded(line.reference or ""),
         _guarded(line.redemption_id),
         _guarded(line.refund_id or ""),
         str(line.points),
