@@ -58,13 +58,13 @@ class Agreement(Struct, frozen=True):
     """`agreed`: the batch is closed. `not-agreed`: `totals` and `lines` are ours, to be compared. `cannot-confirm`:
     something of this terminal, `unresolved`, is on its way still: ask again in a moment.
 
-    `next_batch` is the terminal's open batch once this one is closed.
+    `next_batch` is the terminal's open batch once this one is closed; `totals` are ours.
     """
 
     answer: Literal["agreed", "not-agreed", "cannot-confirm"]
     batch: int
     next_batch: int | None
-    totals: Totals | None
+    totals: Totals
     lines: list[Line] = []
     unresolved: list[str] = []
 
@@ -95,7 +95,13 @@ class BatchPage(Struct, frozen=True):
     guards=[takes("terminal")],
     status_code=200,
     responses=documented(
-        "merchant-unknown", "terminal-unknown", "batch-not-open", "idempotency-key-missing", "not-yours", body=True
+        "merchant-unknown",
+        "terminal-unknown",
+        "batch-not-open",
+        "position-not-reached",
+        "idempotency-key-missing",
+        "not-yours",
+        body=True,
     ),
 )
 @threaded
@@ -116,10 +122,10 @@ def close_batch(
     idempotency_key: Annotated[str, IDEMPOTENCY_KEY],
 ) -> Response[Agreement]:
     must_own(request.user, "terminal", f"{merchant}/{terminal}")
-    _till(installation, merchant, terminal)
+    till = _till(installation, merchant, terminal)
     command = CloseBatch(merchant=merchant, terminal=terminal, batch=batch, totals=data.totals)
     if not installation.journal.find(command.claim()) and (waiting := _unresolved(installation, command)) is not None:
-        return Response(Agreement("cannot-confirm", batch, None, None, unresolved=waiting))
+        return Response(Agreement("cannot-confirm", batch, None, till.totals, unresolved=waiting))
     try:
         outcome = installation.write_now(command)
     except TotalsDiffer:
@@ -214,7 +220,7 @@ def _unresolved(installation: Installation, command: CloseBatch) -> list[str] | 
 
 def _compared(installation: Installation, command: CloseBatch, next_batch: int | None) -> Agreement:
     if not installation.follower.catch_up(CONFIRM_SECONDS):
-        return Agreement("cannot-confirm", command.batch, next_batch, None)
+        raise ApiError("position-not-reached")
     lines = installation.read_model.read(read_batches.lines, command.merchant, command.terminal, command.batch)
     return Agreement("not-agreed", command.batch, next_batch, read_batches.totals_of(lines), lines)
 
