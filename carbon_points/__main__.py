@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import datetime, time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
 from carbon_points import __version__, settings
+from carbon_points.api import settling
 from carbon_points.api.installation import Installation, create_installation, done, open_installation
 from carbon_points.api.intake import Tally
 from carbon_points.directory import ROLES, Role
@@ -549,6 +551,36 @@ def lapse(plain: bool) -> None:
             ):
                 done(outcome)
     show(plain, {"residents": len(residents)})
+
+
+# -- merchants -------------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.option("--day", type=click.DateTime(["%Y-%m-%d"]), help="The last day to settle. Default: yesterday in China.")
+@as_json
+def settle(day: datetime | None, plain: bool) -> None:
+    """Settle what is due of all merchants, each day by itself. The server does it each night; again changes nothing."""
+    with opened() as installation:
+        last = day.date() if day else settling.due_day(installation.clock(), time.min)
+        found = settling.settle(installation, last)
+    lines = [(c.merchant, c.day, c.settlement_id, c.points, f"{c.amount_fen / 100:,.2f}") for c in found.closed]
+    lines += [(merchant, "", "carried into its next settlement", "", "") for merchant in found.carried]
+    show(plain, found, lambda: rows("settled", ("merchant", "day", "settlement", "points", "yuan"), lines))
+
+
+@cli.command()
+@as_json
+def pay(plain: bool) -> None:
+    """Pay what was settled first, while the fund suffices. Exit code 3: it does not for all."""
+    with opened() as installation:
+        found = settling.pay(installation)
+    lines = [(p.merchant, p.settlement_id, f"{p.amount_fen / 100:,.2f}") for p in found.paid]
+    show(plain, found, lambda: rows("paid", ("merchant", "settlement", "yuan"), lines))
+    if found.queued:
+        short = f"{found.queued} settlements wait; the fund has {found.balance_fen} fen and lacks {found.short_fen}"
+        console.print(f"[yellow]short[/]: {short}", highlight=False)
+        sys.exit(3)
 
 
 @cli.group()

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
+from datetime import time
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -12,6 +13,7 @@ from msgspec import Meta, Struct
 
 PARTITIONS_MOST = 1024
 _DATABASES, _CACHES = ("postgresql", "postgres", "sqlite"), ("redis", "rediss", "unix")
+_HOUR = r"off|([01][0-9]|2[0-3]):[0-5][0-9]"
 _SECRET = re.compile(r"(://[^:/?#]*:)[^/?#]*(?=@)|([?&]password=)[^&#]*")
 
 
@@ -34,6 +36,9 @@ class Settings(Struct, frozen=True):
     public_url: str = ""  # as callers write it, where a proxy stands before us: terminals sign it
     region: str = "330500"  # GB/T 2260 code, in serials: Huzhou
     scheme: str = "HZTDR"  # the programme's short name, in serials
+    batches_at: str = "04:00"  # when the server closes batches that were left open, in China; "off": never
+    settle_at: str = "02:30"  # when the server settles the day before, in China; "off": never
+    pay_daily: bool = False  # and whether it then pays what waits, while the fund suffices
     log: Literal["critical", "error", "warning", "info", "debug"] = "info"
 
     @property
@@ -60,6 +65,14 @@ class Settings(Struct, frozen=True):
         """Where SQLite's files are: `sqlite:///folder` names one, the data folder is the default."""
         named = urlsplit(self.database_url).path.removeprefix("/") if self.database_url else ""
         return Path(named or self.data_dir).absolute()
+
+    @property
+    def closing_at(self) -> time | None:
+        return None if self.batches_at == "off" else time.fromisoformat(self.batches_at)
+
+    @property
+    def settling_at(self) -> time | None:
+        return None if self.settle_at == "off" else time.fromisoformat(self.settle_at)
 
     def _alchemy(self, name: str) -> str:
         if self.postgres:
@@ -101,6 +114,8 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
             "PUBLIC_URL is http:// or https:// with a host and perhaps a path, without a / at its end",
         ),
         (re.fullmatch(r"[0-9]{6}", settings.region), "REGION is a GB/T 2260 code of six digits"),
+        (re.fullmatch(_HOUR, settings.batches_at), "BATCHES_AT is HH:MM in China, or off"),
+        (re.fullmatch(_HOUR, settings.settle_at), "SETTLE_AT is HH:MM in China, or off"),
         (re.fullmatch(r"[A-Z0-9]{1,16}", settings.scheme), "SCHEME is up to 16 capital letters and digits"),
     ):
         if not holds:

@@ -173,6 +173,8 @@ def test_every_command_tells_one_object_on_its_last_line(szt: Installed, tmp_pat
         szt.told("methodologies", "publish", table_file),
         szt.told("rebuild"),
         szt.told("lapse"),
+        szt.told("settle"),
+        szt.told("pay"),
         szt.told("verify"),
         szt.told("export", tmp_path / "export"),
         szt.told("config", "check"),

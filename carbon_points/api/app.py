@@ -17,6 +17,7 @@ from litestar.static_files import create_static_files_router  # pyright: ignore[
 from carbon_points import __version__
 from carbon_points.api import (
     actions,
+    batches,
     city,
     fund,
     health,
@@ -27,12 +28,14 @@ from carbon_points.api import (
     rankings,
     redemptions,
     residents,
+    settlements,
     sources,
     terminals,
 )
 from carbon_points.api.access import KnownParameters, security_of, stamped
 from carbon_points.api.installation import BODY_MOST, Installation
 from carbon_points.api.problems import NOT_DECODED, ApiError, answer, of_validation
+from carbon_points.api.settling import Nightly
 from carbon_points.api.signatures import Signatures
 from carbon_points.api.terminal_page import terminal_page, terminal_scripts, terminal_worker
 
@@ -73,9 +76,12 @@ def create_app(installation: Installation) -> Litestar:
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncGenerator[None]:
         installation.start()
+        nightly = Nightly(installation)
+        nightly.start()
         try:
             yield
         finally:
+            nightly.stop()
             installation.close()
 
     signatures = Signatures(installation.directory, installation.clock, installation.settings.public_url)
@@ -87,6 +93,8 @@ def create_app(installation: Installation) -> Litestar:
         merchants,
         terminals,
         offers,
+        settlements,
+        batches,
         lots,
         fund,
         city,
@@ -175,6 +183,7 @@ _TAGS = (
     "merchants",
     "offers",
     "terminals",
+    "batches",
     "lots",
     "fund",
     "city",

@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from carbon_points.api.orders import Finisher, Orders, done
 from carbon_points.api.problems import ApiError
+from carbon_points.api.roots import Roots
 from carbon_points.directory import KEY_FILE, Caller, Directory, DirectoryIncomplete, subject_key
 from carbon_points.domain.event import Command
 from carbon_points.domain.methodology import PublishMethodology
@@ -60,6 +61,7 @@ class Installation(Struct, frozen=True):
     paying: "Together[None, Payer]"
     orders: Orders
     finisher: Finisher
+    roots: Roots
 
     async def write(self, command: Command, facts: object = None, view: View | None = None) -> Outcome:
         """Have a command decided and made durable. Raises its Refusal, Unavailable, or Overloaded."""
@@ -223,6 +225,7 @@ def open_installation(
         Together(lambda _, codes: directory.payers.payers(codes, clock())),
         Orders(journal, lambda write: deadlines.watched(journal.ask(write))),
         Finisher(journal, read_model, follower, clock),
+        Roots(journal, settings.folder / "roots.json"),
     )
 
 

@@ -1,50 +1,41 @@
-"""Merchants: register, enrol terminals, see totals, settle what was captured and pay it from the fund."""
+"""Merchants: register, enrol terminals, change the price, see totals."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from litestar import Request, Response, get, patch, post, put
+from litestar import Response, get, patch, post, put
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import PathParameter
 from msgspec import Meta, Struct
 
-from carbon_points.api.access import must_own, takes
+from carbon_points.api.access import takes
 from carbon_points.api.installation import (
     CURSOR,
-    IDEMPOTENCY_KEY,
     LIMIT,
     MIN_POSITION,
     PLAIN,
     Installation,
     example,
     following,
-    id_from_key,
     receipt,
     threaded,
 )
-from carbon_points.api.problems import ApiError, documented
-from carbon_points.directory import Caller
+from carbon_points.api.problems import documented
 from carbon_points.domain import merchant as domain
 from carbon_points.domain.account import POINTS_MOST
 from carbon_points.domain.event import Id
-from carbon_points.domain.fund import Fund, MerchantPaid, PayMerchant
 from carbon_points.domain.merchant import (
     PRICE_MOST_FEN,
     ChangePrice,
     ChangeTerms,
-    CloseSettlement,
     EnrolTerminal,
     Merchant,
     MerchantUnknown,
     RegisterMerchant,
-    SettlementClosed,
 )
-from carbon_points.journal import codec
-from carbon_points.journal.streams import FUND
 from carbon_points.projections import merchants as read_merchants
 
 MERCHANT = PathParameter(max_length=64, pattern=PLAIN, description="the merchant's id")
-SETTLEMENT = PathParameter(pattern=r"^stl_[a-z2-7]{20}$", description="the settlement's id")
 
 
 class Price(Struct, frozen=True, forbid_unknown_fields=True):
@@ -71,33 +62,8 @@ class MerchantShown(Struct, frozen=True):
     public: bool = False
 
 
-class SettlementShown(Struct, frozen=True):
-    """Captures less refunds at positions in (`after`, `through`] of each partition of the log."""
-
-    settlement_id: str
-    merchant: str
-    captures: int
-    refunds: int
-    points: int
-    amount_fen: int
-    after: dict[str, int]
-    through: dict[str, int]
-
-
-class PaymentShown(Struct, frozen=True):
-    settlement_id: str
-    merchant: str
-    amount_fen: int
-    fund_balance_fen: int
-
-
 class MerchantPage(Struct, frozen=True):
     data: list[read_merchants.Merchant]
-    next_cursor: str | None
-
-
-class SettlementPage(Struct, frozen=True):
-    data: list[read_merchants.Settlement]
     next_cursor: str | None
 
 
@@ -218,94 +184,6 @@ def enrol_terminal(
     return receipt(_shown(installation, merchant), outcome)
 
 
-@post(
-    "/v1/merchants/{merchant:str}/settlements",
-    operation_id="closeSettlement",
-    tags=["merchants"],
-    summary="Settle what was captured since the last settlement",
-    guards=[takes()],
-    status_code=201,
-    responses=_again(SettlementShown)
-    | documented(
-        "merchant-unknown",
-        "nothing-to-settle",
-        "settlement-overlaps",
-        "idempotency-key-missing",
-        "identity-reused",
-        "position-not-reached",
-    ),
-)
-@threaded
-def close_settlement(
-    request: Request[Caller, Any, Any],
-    merchant: Annotated[str, MERCHANT],
-    installation: NamedDependency[Installation],
-    idempotency_key: Annotated[str, IDEMPOTENCY_KEY],
-) -> Response[SettlementShown]:
-    if not installation.follower.catch_up(30.0):
-        raise ApiError("position-not-reached")
-    known = _known(installation, merchant)
-    facts = installation.read_model.read(read_merchants.settlement_facts, merchant, known.through)
-    settlement_id = id_from_key("stl_", request, f"settlement {merchant}")
-    outcome = installation.write_now(CloseSettlement(merchant=merchant, settlement_id=settlement_id), facts)
-    closed = outcome.events[-1]
-    assert isinstance(closed, SettlementClosed)
-    return receipt(_settled(closed), outcome)
-
-
-@get(
-    "/v1/merchants/{merchant:str}/settlements",
-    operation_id="listSettlements",
-    tags=["merchants"],
-    summary="A merchant's settlements, and whether they are paid",
-    guards=[takes("auditor", "terminal")],
-    responses=documented("position-not-reached", "cursor-invalid", "not-yours"),
-)
-@threaded
-def list_settlements(
-    request: Request[Caller, Any, Any],
-    merchant: Annotated[str, MERCHANT],
-    installation: NamedDependency[Installation],
-    cursor: Annotated[str | None, CURSOR] = None,
-    limit: Annotated[int, LIMIT] = 50,
-    min_position: Annotated[str | None, MIN_POSITION] = None,
-) -> SettlementPage:
-    if request.user.role == "terminal":
-        must_own(request.user, "terminal", f"{merchant}/{request.user.owner.partition('/')[2]}")
-    installation.reach(min_position)
-    rows = installation.read_model.read(read_merchants.settlements, merchant_id=merchant, after=cursor, limit=limit)
-    return SettlementPage(rows, following([row.position for row in rows], limit))
-
-
-@post(
-    "/v1/merchants/{merchant:str}/settlements/{settlement_id:str}/payment",
-    operation_id="paySettlement",
-    tags=["merchants"],
-    summary="Pay a settlement from the fund",
-    description="Once. While the fund is short the call is refused, and may be sent again.",
-    guards=[takes()],
-    status_code=201,
-    responses=_again(PaymentShown)
-    | documented("settlement-unknown", "fund-insufficient", "identity-reused", "money-invalid"),
-)
-@threaded
-def pay_settlement(
-    merchant: Annotated[str, MERCHANT],
-    settlement_id: Annotated[str, SETTLEMENT],
-    installation: NamedDependency[Installation],
-) -> Response[PaymentShown]:
-    entry = installation.journal.find(("settlement", merchant, settlement_id))
-    closed = codec.decode(entry.type, entry.state) if entry else None
-    if not isinstance(closed, SettlementClosed):
-        raise ApiError("settlement-unknown", settlement_id)
-    command = PayMerchant(settlement_id=settlement_id, merchant=merchant, amount_fen=closed.amount_fen)
-    outcome = installation.write_now(command)
-    paid = outcome.events[-1]
-    assert isinstance(paid, MerchantPaid)
-    fund: Fund = installation.journal.state(FUND)
-    return receipt(PaymentShown(settlement_id, merchant, paid.amount_fen, fund.balance_fen), outcome)
-
-
 def _known(installation: Installation, merchant: str) -> Merchant:
     known: domain.Merchant = installation.journal.state(f"merchant/{merchant}")
     if not known.name:
@@ -321,19 +199,6 @@ def _shown(installation: Installation, merchant: str) -> MerchantShown:
     )
 
 
-def _settled(closed: SettlementClosed) -> SettlementShown:
-    return SettlementShown(
-        closed.settlement_id,
-        closed.merchant,
-        closed.captures,
-        closed.refunds,
-        closed.points,
-        closed.amount_fen,
-        closed.after,
-        closed.through,
-    )
-
-
 handlers = [
     register_merchant,
     list_merchants,
@@ -341,7 +206,4 @@ handlers = [
     change_price,
     change_terms,
     enrol_terminal,
-    close_settlement,
-    list_settlements,
-    pay_settlement,
 ]

@@ -130,6 +130,7 @@ STATUS: Mapping[str, tuple[int, Retryable]] = {
             "reversal-mismatch",
             "use-refund",
             "nothing-to-settle",
+            "day-not-over",
             "gathering-not-open",
             "nothing-gathered",
             "verified-exceeds-gathered",
@@ -169,6 +170,7 @@ STATUS: Mapping[str, tuple[int, Retryable]] = {
     ),
     "fund-insufficient": (CONFLICT, "same-key"),
     "settlement-overlaps": (CONFLICT, "same-key"),
+    **dict.fromkeys(("batch-not-open", "totals-differ", "nothing-in-batch"), (CONFLICT, "query-first")),
 }
 
 OURS: Mapping[str, tuple[int, Retryable, str]] = {
@@ -192,6 +194,8 @@ OURS: Mapping[str, tuple[int, Retryable, str]] = {
     "certificate-unknown": (404, "never", "No such certificate"),
     "county-unknown": (404, "never", "The resident never said in which county they live"),
     "settlement-unknown": (404, "never", "No such settlement"),
+    "batch-unknown": (404, "never", "The terminal has not come to that batch yet"),
+    "settlement-without-file": (404, "never", "The settlement was closed by a program that made no files"),
     "methodology-unknown": (404, "never", "No such methodology"),
     "too-large": (413, "never", "The body is larger than this call takes"),
     "media-type-unsupported": (415, "never", "The body has another media type or encoding than this call takes"),

@@ -43,6 +43,12 @@ class Envelope:
         return event
 
     @property
+    def latest(self) -> datetime:
+        """When the latest entry that was opened was recorded. One must have been."""
+        assert self._recorded_at is not None
+        return self._recorded_at
+
+    @property
     def streams(self) -> int:
         return len(self._versions)
 

@@ -16,24 +16,26 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 
 
 class Frontier:
-    """A tree that only grows: the roots of its complete subtrees, largest first, one for each bit of `size`."""
+    """A tree that only grows: the `roots` of its complete subtrees, largest first, one for each bit of `size`."""
 
-    def __init__(self) -> None:
-        self.size = 0
-        self._roots: list[bytes] = []
+    def __init__(self, size: int = 0, roots: Sequence[bytes] = ()) -> None:
+        if size.bit_count() != len(roots):
+            raise ValueError(f"a tree of {size} leaves has {size.bit_count()} complete subtrees, not {len(roots)}")
+        self.size = size
+        self.roots = list(roots)
 
     def append(self, leaf: bytes) -> None:
         self.size += 1
         size = self.size
         while size & 1 == 0:
-            leaf = node_hash(self._roots.pop(), leaf)
+            leaf = node_hash(self.roots.pop(), leaf)
             size >>= 1
-        self._roots.append(leaf)
+        self.roots.append(leaf)
 
     def root(self) -> bytes:
-        if not self._roots:
+        if not self.roots:
             return EMPTY_ROOT
-        *left, root = self._roots
+        *left, root = self.roots
         for subtree in reversed(left):
             root = node_hash(subtree, root)
         return root

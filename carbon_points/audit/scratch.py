@@ -1,7 +1,8 @@
 """What the verifier must remember of every action: on disk, so that memory grows with accounts only.
 
 A private temporary database of SQLite, gone when it is closed. It holds the identities that commands used, what a
-reversal must know of the action that it takes back, and the parts of accounts that grow with their years.
+reversal must know of the action that it takes back, the parts of accounts that grow with their years, and what each
+settlement's files must name.
 """
 
 import sqlite3
@@ -17,6 +18,10 @@ CREATE TABLE asked (redemption TEXT, resident TEXT, ordered TEXT, terms TEXT, he
     offered INTEGER, PRIMARY KEY (redemption, resident)) WITHOUT ROWID;
 CREATE TABLE spent (redemption TEXT, resident TEXT, kind TEXT, times INTEGER, points INTEGER, fen INTEGER,
     said_times INTEGER, said_points INTEGER, said_fen INTEGER, PRIMARY KEY (redemption, resident, kind)) WITHOUT ROWID;
+CREATE TABLE moves (stream TEXT, redemption TEXT, kind TEXT, position INTEGER, batch INTEGER, count INTEGER,
+    PRIMARY KEY (stream, redemption, kind, position)) WITHOUT ROWID;
+CREATE TABLE lines (merchant TEXT, settlement TEXT, recorded_at TEXT, partition INTEGER, position INTEGER, line BLOB,
+    PRIMARY KEY (merchant, settlement, recorded_at, partition, position)) WITHOUT ROWID;
 CREATE TABLE parts (stream TEXT, part TEXT, version INTEGER, value BLOB, PRIMARY KEY (stream, part)) WITHOUT ROWID;
 """
 
@@ -99,6 +104,26 @@ class Scratch:
         """A redemption of which its order says more than its resident's entries do, and of what."""
         more = "said_times > times OR said_points > points OR said_fen > fen"
         return self._db.execute(f"SELECT redemption, kind FROM spent WHERE {more}").fetchone()  # noqa: S608  # our own
+
+    # -- settlements -------------------------------------------------------------------------------------------------
+
+    def keep_move(self, stream: str, redemption: str, kind: str, position: int, batch: int, count: int) -> None:
+        """A merchant's order counted so many of a kind in a batch."""
+        self._db.execute("INSERT INTO moves VALUES (?,?,?,?,?,?)", (stream, redemption, kind, position, batch, count))
+
+    def moves(self, stream: str, redemption: str, kind: str, until: int) -> Iterator[tuple[int, int]]:
+        """Batches and counts of the moves up to a position, in their order."""
+        sql = "SELECT batch, count FROM moves WHERE stream = ? AND redemption = ? AND kind = ? AND position <= ?"
+        yield from self._db.execute(f"{sql} ORDER BY position", (stream, redemption, kind, until))
+
+    def keep_line(self, merchant: str, settlement: str, place: tuple[str, int, int], line: bytes) -> None:
+        self._db.execute("INSERT INTO lines VALUES (?,?,?,?,?,?)", (merchant, settlement, *place, line))
+
+    def lines(self, merchant: str, settlement: str) -> Iterator[bytes]:
+        """What a settlement covers, as it was recorded; then by partition and position."""
+        sql = "SELECT line FROM lines WHERE merchant = ? AND settlement = ? ORDER BY recorded_at, partition, position"
+        for (line,) in self._db.execute(sql, (merchant, settlement)):
+            yield line
 
     # -- parts -------------------------------------------------------------------------------------------------------
 

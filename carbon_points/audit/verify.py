@@ -20,6 +20,7 @@ from carbon_points.audit.merkle import Frontier
 from carbon_points.audit.replay.account import Resident, Residents
 from carbon_points.audit.replay.book import Book
 from carbon_points.audit.replay.identity import identity, used_up
+from carbon_points.audit.replay.merchant import Mark
 from carbon_points.audit.replay.order import ORDERS, Orders
 from carbon_points.audit.replay.terminal import OF_TERMINALS, keep
 from carbon_points.audit.scratch import Scratch
@@ -113,6 +114,7 @@ class _Run:
         self.standing: Counter[tuple[str, str]] = Counter()  # by asset and account; residents' by class
         self._residents: dict[str, tuple[int, int, int, int, int]] = {}  # only where a read model will be asked
         self._rules: dict[tuple[int, int], bytes] = {}
+        self._marks: dict[tuple[int, int], Mark] = {}
 
     # -- the log -----------------------------------------------------------------------------------------------------
 
@@ -128,6 +130,7 @@ class _Run:
         self._check_orders()
         self._book.check_sums()
         self._check_floors()
+        self._book.check_files(self._marks, self.scratch)
         self.cases = self.scratch.used_in_two_partitions()
 
     def _check_orders(self) -> None:
@@ -152,6 +155,7 @@ class _Run:
         residents = Residents(partition, self._book, self.scratch)
         orders = Orders(self._book, self.scratch)
         places: dict[str, tuple[int, int]] = {}  # version and last position of the other streams
+        ends = self._book.ends(partition)
         for entry in gapless(self._log, partition, 0, head):
             try:
                 event = envelope.open(entry)
@@ -163,6 +167,8 @@ class _Run:
             except Exception as error:  # whatever the bytes lead to is a finding
                 raise found(entry, error) from error
             tree.append(entry.leaf)
+            if entry.position in ends:
+                self._marks[partition, entry.position] = Mark(tree.root().hex(), envelope.latest)
             self._told(event)
         self.streams += envelope.streams
         self.roots[partition] = tree.root().hex()

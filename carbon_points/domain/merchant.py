@@ -3,7 +3,7 @@
 Invariant: settlements of a merchant cover disjoint pieces of the log, and each pays what its piece says.
 """
 
-from datetime import datetime
+from datetime import date, datetime, timedelta
 from typing import Annotated, ClassVar
 
 from msgspec import Meta, Struct
@@ -26,6 +26,8 @@ from carbon_points.domain.offer import (
     Use,
 )
 from carbon_points.domain.order import (
+    BatchClosed,
+    CloseBatch,
     FollowOrder,
     Order,
     OrderDeclined,
@@ -36,7 +38,9 @@ from carbon_points.domain.order import (
     ReverseOrder,
     Terms,
     Till,
+    Totals,
 )
+from carbon_points.domain.quantity import civil_day
 from carbon_points.domain.refusal import Refusal
 from carbon_points.domain.terminal import (
     AddTerminalKey,
@@ -48,6 +52,7 @@ from carbon_points.domain.terminal import (
 )
 
 PRICE_MOST_FEN = 10_000
+DAY_CLOSES_AFTER = timedelta(minutes=5)  # of the next day: what a slow writer stamped before midnight is there by then
 
 
 class RegisterMerchant(Command):
@@ -85,10 +90,14 @@ class EnrolTerminal(Command):
 
 
 class CloseSettlement(Command):
-    """Settle what was captured and refunded between the last settlement and `through` (positions by partition)."""
+    """Settle what was captured and refunded between the last settlement and `through` (positions by partition).
+
+    With a `day`, that is as far as the log goes at the end of that day in China, and the day is settled once.
+    """
 
     merchant: Id
     settlement_id: str
+    day: date | None = None
 
     def claim(self) -> tuple[str, ...]:
         return ("settlement", self.merchant, self.settlement_id)
@@ -122,7 +131,11 @@ class TerminalEnrolled(Event):
 
 
 class SettlementClosed(Event):
-    """`points` and `amount_fen` are captures less refunds at positions in (`after`, `through`] of each partition."""
+    """`points` and `amount_fen` are captures less refunds at positions in (`after`, `through`] of each partition.
+
+    `roots` are the Merkle roots of the partitions at `through`; `json_sha256` and `csv_sha256` are of the two files
+    that name each row. Settlements that older programs closed have neither, nor `day` and `totals`.
+    """
 
     type_name: ClassVar[str] = "settlement-closed/1"
     merchant: str
@@ -133,6 +146,11 @@ class SettlementClosed(Event):
     refunds: int
     points: int
     amount_fen: int
+    day: date | None = None
+    totals: Totals | None = None
+    roots: dict[str, str] | None = None
+    json_sha256: str = ""
+    csv_sha256: str = ""
 
 
 class Merchant(Struct):
@@ -170,14 +188,14 @@ class Merchant(Struct):
 
 
 class SettlementFacts(Struct, frozen=True):
-    """What the log says of a merchant between two vectors of positions."""
+    """What the log says of a merchant between two vectors of positions, and the digests of the files that say so."""
 
     after: dict[str, int]
     through: dict[str, int]
-    captures: int
-    refunds: int
-    points: int
-    amount_fen: int
+    totals: Totals
+    roots: dict[str, str] | None = None
+    json_sha256: str = ""
+    csv_sha256: str = ""
 
 
 class MerchantUnknown(Refusal):
@@ -203,6 +221,11 @@ class PriceUnchanged(Refusal):
 class TermsUnchanged(Refusal):
     code = "terms-unchanged"
     title = "Those are already the terms"
+
+
+class DayNotOver(Refusal):
+    code = "day-not-over"
+    title = "A day is settled once it has been over for five minutes"
 
 
 class NothingToSettle(Refusal):
@@ -231,6 +254,8 @@ def parts(message: Command | Event, facts: object = None) -> list[tuple[str, str
             return [("offers", message.offer)]
         case AddTerminalKey() | SuspendTerminal() | TerminalKeyAdded() | TerminalKeyEnded() | TerminalSuspended():
             return [("identities", message.terminal)]
+        case CloseBatch() | BatchClosed():
+            return [("tills", message.terminal)]
         case _:
             return []
 
@@ -265,6 +290,9 @@ def decide(merchant: Merchant, command: Command, *, now: datetime, facts: object
             if command.confirm_above == merchant.confirm_above:
                 raise TermsUnchanged(confirm_above=command.confirm_above)
             return [TermsChanged(recorded_at=now, merchant=merchant.id, confirm_above=command.confirm_above)]
+        case CloseBatch():
+            till = merchant.accepting(command.terminal).tills.get(command.terminal) or Till()
+            return order.close(command, till, now=now)
         case PlaceOrder() | ReverseOrder() | FollowOrder():
             return _order(merchant.accepting(command.terminal), command, now=now)
         case PublishOffer() | ChangeOffer() | OpenCampaign() | ChangeCampaign():
@@ -296,20 +324,28 @@ def _order(merchant: Merchant, command: PlaceOrder | ReverseOrder | FollowOrder,
 
 
 def _settle(merchant: Merchant, command: CloseSettlement, *, now: datetime, facts: SettlementFacts) -> Event:
+    if command.day is not None and civil_day(now - DAY_CLOSES_AFTER) <= command.day:
+        raise DayNotOver(day=command.day)
     if facts.after != merchant.through:
         raise SettlementOverlaps(settled_through=merchant.through)
-    if facts.amount_fen <= 0:  # the points may be below zero: dear captures less refunds of older, cheaper ones
-        raise NothingToSettle(points=facts.points, amount_fen=facts.amount_fen)
+    totals = facts.totals
+    if totals.fen <= 0:  # the points may be below zero: dear captures less refunds of older, cheaper ones
+        raise NothingToSettle(points=totals.points, amount_fen=totals.fen)
     return SettlementClosed(
         recorded_at=now,
         merchant=merchant.id,
         settlement_id=command.settlement_id,
         after=facts.after,
         through=facts.through,
-        captures=facts.captures,
-        refunds=facts.refunds,
-        points=facts.points,
-        amount_fen=facts.amount_fen,
+        captures=totals.sales.count,
+        refunds=totals.refunds.count + totals.reversals.count,
+        points=totals.points,
+        amount_fen=totals.fen,
+        day=command.day,
+        totals=totals,
+        roots=facts.roots,
+        json_sha256=facts.json_sha256,
+        csv_sha256=facts.csv_sha256,
     )
 
 
@@ -333,6 +369,8 @@ def evolve(merchant: Merchant, event: Event) -> None:
         case OrderMoved():
             till = merchant.tills.setdefault(event.terminal, Till())
             order.moved(event, merchant.orders[event.redemption_id], till, merchant.catalogue)
+        case BatchClosed():
+            merchant.tills[event.terminal] = Till(batch=event.batch + 1)
         case OrderReversed():
             if event.redemption_id not in merchant.orders:
                 merchant.orders[event.redemption_id] = Order(event.terminal, "", event.points, 0, "reversed")

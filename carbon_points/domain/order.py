@@ -17,6 +17,7 @@ from carbon_points.domain.offer import Catalogue, Taken
 from carbon_points.domain.refusal import Refusal
 
 Kind = Literal["sale", "refund", "reversal", "void", "expiry", "decline", "release"]
+By = Literal["terminal", "auto"]
 Reason = Literal["customer-cancel", "invalid-response", "timeout", "mismatch"]
 CONFIRM_SECONDS = 60  # in which a resident agrees to what a terminal asks for, or it is declined
 _KINDS: dict[str, Kind] = {  # what the end of a hold is to the order
@@ -92,6 +93,46 @@ class FollowOrder(Command):
     offer: str | None = None
 
 
+class Tally(Struct, frozen=True, forbid_unknown_fields=True):
+    """How many, and their sums."""
+
+    count: int = 0
+    points: int = 0
+    fen: int = 0
+
+
+class Totals(Struct, frozen=True, forbid_unknown_fields=True):
+    """What was sold and what was given back. Refunds are without reversals."""
+
+    sales: Tally = Tally()
+    refunds: Tally = Tally()
+    reversals: Tally = Tally()
+
+    @property
+    def points(self) -> int:
+        return self.sales.points - self.refunds.points - self.reversals.points
+
+    @property
+    def fen(self) -> int:
+        return self.sales.fen - self.refunds.fen - self.reversals.fen
+
+
+class CloseBatch(Command):
+    """A terminal ends its batch and says what it counted; without `totals` it is ended as it stands."""
+
+    merchant: str
+    terminal: str
+    batch: int
+    by: By = "terminal"
+    totals: Totals | None = None
+
+    def claim(self) -> tuple[str, ...]:
+        return ("batch", self.merchant, self.terminal, str(self.batch))
+
+    def differs(self, event: Event) -> list[str]:  # noqa: ARG002  # a batch is closed once, whoever counted otherwise
+        return []
+
+
 class OrderPlaced(Event):
     """With an offer, `points` and `amount_fen` are what its items cost by then, and they are reserved."""
 
@@ -160,6 +201,17 @@ class OrderMoved(Event):
     returned: int = 0
 
 
+class BatchClosed(Event):
+    """The sums of all that moved in a terminal's batch. What comes after it counts in the next."""
+
+    type_name: ClassVar[str] = "batch-closed/1"
+    merchant: str
+    terminal: str
+    batch: int
+    totals: Totals
+    by: By = "terminal"
+
+
 class Order(Struct, omit_defaults=True):
     """`status`: placed, declined (by its offer), reversed (before it came), or the kind of its first move. `batch` is
     the sale's, `taken` what it has of an offer."""
@@ -189,6 +241,10 @@ class Sum(Struct):
         self.points += event.points
         self.fen += event.amount_fen
 
+    @property
+    def tally(self) -> Tally:
+        return Tally(self.count, self.points, self.fen)
+
 
 class Till(Struct):
     """A terminal's open batch, and what counts in it so far."""
@@ -198,6 +254,10 @@ class Till(Struct):
     refunds: Sum = field(default_factory=Sum)
     reversals: Sum = field(default_factory=Sum)
     moved_at: datetime | None = None
+
+    @property
+    def totals(self) -> Totals:
+        return Totals(self.sales.tally, self.refunds.tally, self.reversals.tally)
 
 
 class RedemptionReversed(Refusal):
@@ -213,6 +273,21 @@ class ReversalMismatch(Refusal):
 class UseRefund(Refusal):
     code = "use-refund"
     title = "The batch of this sale is closed: refund it"
+
+
+class BatchNotOpen(Refusal):
+    code = "batch-not-open"
+    title = "That is not the terminal's open batch"
+
+
+class TotalsDiffer(Refusal):
+    code = "totals-differ"
+    title = "The terminal and we count otherwise"
+
+
+class NothingInBatch(Refusal):
+    code = "nothing-in-batch"
+    title = "Nothing moved in the batch: only its terminal ends it"
 
 
 class Terms(Struct, frozen=True):
@@ -331,6 +406,27 @@ def follow(command: FollowOrder, order: Order, till: Till, *, now: datetime) -> 
             returned=_returned(order.taken, kind, points, sold),
         )
         for kind, count, points, amount_fen in moves
+    ]
+
+
+def close(command: CloseBatch, till: Till, *, now: datetime) -> list[Event]:
+    """Refusals, in order: BatchNotOpen, TotalsDiffer, NothingInBatch."""
+    totals = till.totals
+    if command.batch != till.batch:
+        raise BatchNotOpen(batch=command.batch, open_batch=till.batch)
+    if command.totals not in (None, totals):
+        raise TotalsDiffer(batch=command.batch, totals=totals)
+    if command.by == "auto" and totals == Totals():
+        raise NothingInBatch(batch=command.batch)
+    return [
+        BatchClosed(
+            recorded_at=now,
+            merchant=command.merchant,
+            terminal=command.terminal,
+            batch=command.batch,
+            totals=totals,
+            by=command.by,
+        )
     ]
 
 

@@ -101,6 +101,7 @@ _MERCHANTS = {
     offer.ChangeCampaign,
     terminal.AddTerminalKey,
     terminal.SuspendTerminal,
+    order.CloseBatch,
 }
 _MERCHANT = "merchant"
 _FIXED: dict[type[Command], str] = {

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Literal
 
 from msgspec import Struct
-from sqlalchemy import BigInteger, Table, select
+from sqlalchemy import BigInteger, Table, func, select
 
 from carbon_points.domain.fund import MerchantPaid, MoneyReceived
 from carbon_points.projections import lots, merchants
@@ -73,7 +73,8 @@ class Payment(Struct, frozen=True):
 
 
 class Fund(Struct, frozen=True):
-    """`owed_fen` is what settlements still wait for, `due_fen` what sold units have not brought in yet."""
+    """`owed_fen` is what the `queued` settlements wait for, `short_fen` what the fund has too little for them all,
+    `due_fen` what sold units have not brought in yet."""
 
     balance_fen: int
     in_fen: int
@@ -81,6 +82,8 @@ class Fund(Struct, frozen=True):
     from_sponsors_fen: int
     out_fen: int
     owed_fen: int
+    queued: int
+    short_fen: int
     due_fen: int
 
 
@@ -116,6 +119,7 @@ def fund(at: Snapshot) -> Fund:
     flows = dict[str, int](map(tuple, at.rows(select(FUND.c.flow, FUND.c.amount_fen))))
     sales, sponsors, out = (flows.get(flow, 0) for flow in ("sale", "sponsor", "merchant"))
     (settled,) = at.one(select(total(merchants.MERCHANTS.c.settled_fen)))
+    (queued,) = at.one(select(func.count()).select_from(merchants.SETTLEMENTS).where(merchants.UNPAID))
     (sold,) = at.one(select(total(lots.SALES.c.price_fen)))
     return Fund(
         balance_fen=sales + sponsors - out,
@@ -124,6 +128,8 @@ def fund(at: Snapshot) -> Fund:
         from_sponsors_fen=sponsors,
         out_fen=out,
         owed_fen=settled - out,
+        queued=queued,
+        short_fen=max(settled - sales - sponsors, 0),
         due_fen=sold - sales,
     )
 
@@ -134,10 +140,6 @@ def receipts(at: Snapshot, *, after: str | None = None, limit: int = 50) -> list
 
 def payments(at: Snapshot, *, after: str | None = None, limit: int = 50) -> list[Payment]:
     return at.placed(Payment, paged(select(PAYMENTS.c.partition, *fields(PAYMENTS, Payment)), PAYMENTS, after, limit))
-
-
-def unpaid_settlements(at: Snapshot, *, after: str | None = None, limit: int = 50) -> list[merchants.Settlement]:
-    return merchants.settlements(at, paid=False, after=after, limit=limit)
 
 
 def sales_without_receipt(at: Snapshot, *, after: str | None = None, limit: int = 50) -> list[lots.Sale]:

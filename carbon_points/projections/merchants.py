@@ -4,12 +4,12 @@ Captures and refunds lie in the residents' partitions, a merchant and its settle
 fund's: each adds its own columns to the rows, in whatever order the partitions are read.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Literal
 
 from msgspec import Struct, structs
-from sqlalchemy import BigInteger, ColumnElement, Index, Table, and_, case, false, null, or_, select
+from sqlalchemy import BigInteger, ColumnElement, Index, Table, and_, false, literal_column, null, or_, select
 
 from carbon_points.domain.account import PointsCaptured, PointsRefunded
 from carbon_points.domain.fund import MerchantPaid
@@ -17,9 +17,11 @@ from carbon_points.domain.merchant import (
     MerchantRegistered,
     PriceChanged,
     SettlementClosed,
-    SettlementFacts,
     TerminalEnrolled,
 )
+from carbon_points.domain.order import Tally, Totals
+from carbon_points.projections.batches import MOVES
+from carbon_points.projections.redemptions import REDEMPTIONS
 from carbon_points.projections.rows import (
     Batch,
     Json,
@@ -33,8 +35,9 @@ from carbon_points.projections.rows import (
     metadata,
     once,
     paged,
-    total,
 )
+
+AT_ONCE = 500  # redemptions of one query
 
 MERCHANTS = Table(
     "merchants",
@@ -51,6 +54,7 @@ MERCHANTS = Table(
     added("refunded_points"),
     added("refunded_fen"),
     added("settlements"),
+    added("settled_movements"),
     added("settled_points"),
     added("settled_fen"),
     added("paid_fen"),
@@ -72,10 +76,14 @@ MOVEMENTS = Table(
     key("position", BigInteger),
     once("kind"),
     once("redemption_id"),
+    once("refund_id", nullable=True),
     once("points", BigInteger),
     once("amount_fen", BigInteger),
     once("recorded_at", Moment),
 )
+
+_REFUND = MOVEMENTS.c.kind == literal_column("'refund'")
+Index("movements_refund", MOVEMENTS.c.redemption_id, sqlite_where=_REFUND, postgresql_where=_REFUND)
 
 SETTLEMENTS = Table(
     "settlements",
@@ -91,10 +99,13 @@ SETTLEMENTS = Table(
     latest("refunds", BigInteger),
     latest("points", BigInteger),
     latest("amount_fen", BigInteger),
+    latest("day"),
     latest("paid_at", Moment),
     added("paid_fen"),
     Index("settlements_by_place", "partition", "position"),
 )
+UNPAID = and_(SETTLEMENTS.c.closed_at.is_not(None), SETTLEMENTS.c.paid_at.is_(None))
+Index("settlements_unpaid", SETTLEMENTS.c.closed_at, sqlite_where=UNPAID, postgresql_where=UNPAID)
 
 
 class Merchant(Struct, frozen=True):
@@ -118,19 +129,37 @@ class Merchant(Struct, frozen=True):
     terminals: tuple[str, ...] = ()
 
 
+Kind = Literal["sale", "refund", "reversal"]
+
+
 class Movement(Struct, frozen=True):
     """`position` is its place in the log and its cursor: "partition:position". A refund's figures are positive too."""
 
     position: str
-    kind: Literal["capture", "refund"]
+    kind: Kind
     redemption_id: str
     points: int
     amount_fen: int
     recorded_at: datetime
 
 
+class Row(Struct, frozen=True):
+    """A movement as a settlement's files tell it. `batch`: of its terminal, where known."""
+
+    recorded_at: datetime
+    partition: int
+    position: int
+    kind: Kind
+    terminal: str
+    batch: int | None
+    redemption_id: str
+    refund_id: str | None
+    points: int
+    amount_fen: int
+
+
 class Settlement(Struct, frozen=True):
-    """Captures less refunds at positions in (`after`, `through`] of each partition."""
+    """Captures less refunds at positions in (`after`, `through`] of each partition. `day`: of those of a day."""
 
     position: str
     merchant: str
@@ -142,6 +171,7 @@ class Settlement(Struct, frozen=True):
     refunds: int
     points: int
     amount_fen: int
+    day: str | None
     paid: bool
     paid_at: datetime | None
 
@@ -165,7 +195,13 @@ def _merchants(batch: Batch, made: Made) -> None:
     for _, e in batch.of(PointsRefunded):
         rows.put(merchant=e.merchant, refunds=1, refunded_points=e.points, refunded_fen=e.amount_fen)
     for _, e in batch.of(SettlementClosed):
-        rows.put(merchant=e.merchant, settlements=1, settled_points=e.points, settled_fen=e.amount_fen)
+        rows.put(
+            merchant=e.merchant,
+            settlements=1,
+            settled_movements=e.captures + e.refunds,
+            settled_points=e.points,
+            settled_fen=e.amount_fen,
+        )
     for _, e in batch.of(MerchantPaid):
         rows.put(merchant=e.merchant, paid_fen=e.amount_fen)
 
@@ -178,18 +214,26 @@ def _terminals(batch: Batch, made: Made) -> None:
 
 def _movements(batch: Batch, made: Made) -> None:
     rows = made[MOVEMENTS]
-    for kind, type_ in (("capture", PointsCaptured), ("refund", PointsRefunded)):
-        for position, e in batch.of(type_):
-            rows.put(
-                merchant=e.merchant,
-                partition=batch.partition,
-                position=position,
-                kind=kind,
-                redemption_id=e.redemption_id,
-                points=e.points,
-                amount_fen=e.amount_fen,
-                recorded_at=e.recorded_at,
-            )
+    moved: list[tuple[int, Kind, PointsCaptured | PointsRefunded]] = [
+        *((position, "sale", e) for position, e in batch.of(PointsCaptured)),
+        *((position, _given_back(e), e) for position, e in batch.of(PointsRefunded)),
+    ]
+    for position, kind, e in moved:
+        rows.put(
+            merchant=e.merchant,
+            partition=batch.partition,
+            position=position,
+            kind=kind,
+            redemption_id=e.redemption_id,
+            refund_id=e.refund_id if isinstance(e, PointsRefunded) else None,
+            points=e.points,
+            amount_fen=e.amount_fen,
+            recorded_at=e.recorded_at,
+        )
+
+
+def _given_back(refunded: PointsRefunded) -> Kind:
+    return "reversal" if refunded.reversal else "refund"
 
 
 def _settlements(batch: Batch, made: Made) -> None:
@@ -207,6 +251,7 @@ def _settlements(batch: Batch, made: Made) -> None:
             refunds=e.refunds,
             points=e.points,
             amount_fen=e.amount_fen,
+            day=e.day.isoformat() if e.day else None,
         )
     for _, e in batch.of(MerchantPaid):
         rows.put(merchant=e.merchant, settlement_id=e.settlement_id, paid_at=e.recorded_at, paid_fen=e.amount_fen)
@@ -244,29 +289,98 @@ def _with_terminals(at: Snapshot, found: Sequence[Merchant]) -> list[Merchant]:
 # -- settlements -----------------------------------------------------------------------------------------------------
 
 
-def settlement_facts(at: Snapshot, merchant_id: str, after: Mapping[str, int]) -> SettlementFacts:
-    """What the merchant is owed from after these positions (0 where there is none) up to those of the snapshot."""
-    since = or_(
+def with_something_to_settle(at: Snapshot) -> list[str]:
+    """Merchants that have captures or refunds which no settlement covers."""
+    moved = MERCHANTS.c.captures + MERCHANTS.c.refunds
+    query = select(MERCHANTS.c.merchant).where(MERCHANTS.c.name.is_not(None), moved > MERCHANTS.c.settled_movements)
+    return list(at.connection.scalars(query.order_by(MERCHANTS.c.merchant)))
+
+
+def settled(at: Snapshot, merchant_id: str, after: Mapping[str, int], through: Mapping[str, int]) -> list[Row]:
+    """The captures and refunds between two vectors of positions, as they were recorded.
+
+    Each is of the batch that its order counted it in, if the merchant's partition says so as far as `through`.
+    """
+    known = and_(
+        REDEMPTIONS.c.redemption_id == MOVEMENTS.c.redemption_id,
+        REDEMPTIONS.c.partition == MOVEMENTS.c.partition,  # all of one redemption lies in its resident's partition
+    )
+    query = (
+        select(
+            *fields(MOVEMENTS, Row, terminal=REDEMPTIONS.c.terminal, batch=null()),
+        )
+        .join_from(MOVEMENTS, REDEMPTIONS, known)
+        .where(MOVEMENTS.c.merchant == merchant_id, _between(after, through))
+        .order_by(MOVEMENTS.c.recorded_at, MOVEMENTS.c.partition, MOVEMENTS.c.position)
+    )
+    rows = at.structs(Row, query)
+    batches = _batches(at, merchant_id, rows, through)
+    return [structs.replace(r, batch=batches[r.partition, r.position]) for r in rows]
+
+
+def _batches(
+    at: Snapshot, merchant_id: str, rows: Sequence[Row], through: Mapping[str, int]
+) -> dict[tuple[int, int], int | None]:
+    """By place, the batch of each row: a refund's is that of the move by which as many were counted."""
+    moves: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    refunds: dict[tuple[str, int], list[int]] = {}
+    for some in _chunks({row.redemption_id for row in rows}):
+        query = select(
+            MOVES.c.redemption_id, MOVES.c.kind, MOVES.c.batch, MOVES.c.count, MOVES.c.partition, MOVES.c.position
+        ).where(MOVES.c.merchant == merchant_id, MOVES.c.redemption_id.in_(some))
+        for redemption, kind, batch, count, partition, position in at.rows(query.order_by(MOVES.c.position)):
+            if position <= through.get(str(partition), 0):
+                moves.setdefault((redemption, kind), []).append((batch, count))
+    for some in _chunks({row.redemption_id for row in rows if row.kind == "refund"}):
+        query = select(MOVEMENTS.c.redemption_id, MOVEMENTS.c.partition, MOVEMENTS.c.position).where(
+            MOVEMENTS.c.merchant == merchant_id, MOVEMENTS.c.redemption_id.in_(some), _REFUND
+        )
+        for redemption, partition, position in at.rows(query.order_by(MOVEMENTS.c.position)):
+            refunds.setdefault((redemption, partition), []).append(position)
+    found: dict[tuple[int, int], int | None] = {}
+    for r in rows:
+        nth = refunds[r.redemption_id, r.partition].index(r.position) + 1 if r.kind == "refund" else 1
+        found[r.partition, r.position] = _batch_of(moves.get((r.redemption_id, r.kind), []), nth)
+    return found
+
+
+def _batch_of(moves: Sequence[tuple[int, int]], nth: int) -> int | None:
+    counted = 0
+    for batch, count in moves:
+        counted += count
+        if counted >= nth:
+            return batch
+    return None
+
+
+def _chunks(redemptions: Iterable[str]) -> Iterator[list[str]]:
+    left = sorted(redemptions)
+    return (left[start : start + AT_ONCE] for start in range(0, len(left), AT_ONCE))
+
+
+def totals_of(rows: Iterable[Row]) -> Totals:
+    """Counts and sums of rows."""
+    sums: dict[Kind, list[int]] = {"sale": [0, 0, 0], "refund": [0, 0, 0], "reversal": [0, 0, 0]}
+    for row in rows:
+        found = sums[row.kind]
+        found[0] += 1
+        found[1] += row.points
+        found[2] += row.amount_fen
+    return Totals(Tally(*sums["sale"]), Tally(*sums["refund"]), Tally(*sums["reversal"]))
+
+
+def _between(after: Mapping[str, int], through: Mapping[str, int]) -> ColumnElement[bool]:
+    return or_(
         false(),
         *(
-            and_(MOVEMENTS.c.partition == partition, MOVEMENTS.c.position > after.get(str(partition), 0))
-            for partition in at.positions
+            and_(
+                MOVEMENTS.c.partition == int(partition),
+                MOVEMENTS.c.position > after.get(partition, 0),
+                MOVEMENTS.c.position <= last,
+            )
+            for partition, last in through.items()
         ),
     )
-    refund = MOVEMENTS.c.kind == "refund"
-
-    def net(column: ColumnElement[int]) -> ColumnElement[int]:
-        return total(case((refund, -column), else_=column))
-
-    captures, refunds, points, amount_fen = at.one(
-        select(
-            total(case((refund, 0), else_=1)),
-            total(case((refund, 1), else_=0)),
-            net(MOVEMENTS.c.points),
-            net(MOVEMENTS.c.amount_fen),
-        ).where(MOVEMENTS.c.merchant == merchant_id, since)
-    )
-    return SettlementFacts(dict(after), at.vector, captures, refunds, points, amount_fen)
 
 
 def settlements(
@@ -291,20 +405,16 @@ def settlement(at: Snapshot, merchant_id: str, settlement_id: str) -> Settlement
     return next(iter(at.placed(Settlement, query)), None)
 
 
-def settlement_rows(at: Snapshot, settled: Settlement, *, after: str | None = None, limit: int = 50) -> list[Movement]:
+def unpaid(at: Snapshot, *, limit: int = 100) -> list[Settlement]:
+    """Settlements that wait for money, in the order of closing: the one to be paid next comes first."""
+    order = (SETTLEMENTS.c.closed_at, SETTLEMENTS.c.partition, SETTLEMENTS.c.position)
+    return at.placed(Settlement, _SETTLEMENTS.where(UNPAID).order_by(*order).limit(limit))
+
+
+def settlement_rows(at: Snapshot, closed: Settlement, *, after: str | None = None, limit: int = 50) -> list[Movement]:
     """The captures and refunds that a settlement covers, in the order of their places."""
-    inside = or_(
-        false(),
-        *(
-            and_(
-                MOVEMENTS.c.partition == int(partition),
-                MOVEMENTS.c.position > settled.after.get(partition, 0),
-                MOVEMENTS.c.position <= last,
-            )
-            for partition, last in settled.through.items()
-        ),
-    )
-    return movements(at, settled.merchant, after=after, limit=limit, inside=inside)
+    inside = _between(closed.after, closed.through)
+    return movements(at, closed.merchant, after=after, limit=limit, inside=inside)
 
 
 def movements(

@@ -41,6 +41,7 @@ from carbon_points.journal import codec
 from carbon_points.journal.entry import Entry
 from carbon_points.projections import (
     actions,
+    batches,
     city,
     fund,
     lots,
@@ -72,6 +73,7 @@ FEATURES: tuple[Callable[[Batch, Made], None], ...] = (
     lots.fold,
     merchants.fold,
     offers.fold,
+    batches.fold,
     fund.fold,
     rankings.fold,
     city.fold,

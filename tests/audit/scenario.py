@@ -5,20 +5,25 @@ here from the log, slowly and plainly.
 """
 
 import base64
+import hashlib
 import zlib
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+from carbon_points.audit.merkle import root_of
 from carbon_points.domain import account, fund, lot, merchant, methodology, offer, order, source, terminal
 from carbon_points.domain.consent import Consent
 from carbon_points.domain.event import Command, Event
+from carbon_points.domain.quantity import CHINA
 from carbon_points.journal import codec
 from carbon_points.journal.journal import Journal, open_journal
 from carbon_points.journal.partition import Outcome, Write
 from carbon_points.methodologies import shipped
+from carbon_points.projections.merchants import Row
+from carbon_points.projections.settlement_file import Head, files
 
 PARTITIONS = 3
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
@@ -145,18 +150,47 @@ class City:
 
     # -- what spans partitions ---------------------------------------------------------------------------------------
 
-    def settle(self, who: str, name: str) -> None:
+    def settle(self, who: str, name: str, *, day: date | None = None) -> None:
+        """All until now, or as far as each partition goes before its first entry of a later day."""
         through = {str(partition): head for partition, head in self.journal.heads().items()}
-        after = self.journal.state(f"merchant/{who}").through
-        sums = [0, 0, 0, 0]
         for partition, position, event in self.events():
+            if day and event.recorded_at.astimezone(CHINA).date() > day:
+                through[str(partition)] = min(through[str(partition)], position - 1)
+        of: merchant.Merchant = self.journal.state(f"merchant/{who}")
+        after = dict(of.through)
+        rows = sorted(self._rows(who, after, through), key=lambda r: (r.recorded_at, r.partition, r.position))
+        roots = {
+            p: root_of([e.leaf for e in self.journal.entries(int(p), 0, end)]).hex()
+            for p, end in through.items()
+            if end
+        }
+        made = files(Head(who, of.name, name, day, after, through, roots), rows)
+        sha256 = [hashlib.sha256(content).hexdigest() for content in (made.json, made.csv)]
+        facts = merchant.SettlementFacts(after, through, made.totals, roots, *sha256)
+        self.do(merchant.CloseSettlement(merchant=who, settlement_id=name, day=day), facts)
+
+    def _rows(self, who: str, after: dict[str, int], through: dict[str, int]) -> Iterator[Row]:
+        for partition, position, e in self.events():
             inside = after.get(str(partition), 0) < position <= through[str(partition)]
-            if inside and isinstance(event, account.PointsCaptured) and event.merchant == who:
-                sums = [sums[0] + 1, sums[1], sums[2] + event.points, sums[3] + event.amount_fen]
-            elif inside and isinstance(event, account.PointsRefunded) and event.merchant == who:
-                sums = [sums[0], sums[1] + 1, sums[2] - event.points, sums[3] - event.amount_fen]
-        facts = merchant.SettlementFacts(after, through, *sums)
-        self.do(merchant.CloseSettlement(merchant=who, settlement_id=name), facts)
+            if inside and isinstance(e, account.PointsCaptured | account.PointsRefunded) and e.merchant == who:
+                back = e if isinstance(e, account.PointsRefunded) else None
+                kind = ("reversal" if back.reversal else "refund") if back else "sale"
+                figures = (e.redemption_id, back and back.refund_id, e.points, e.amount_fen)
+                batch = self._batch(e, kind, through)
+                yield Row(e.recorded_at, partition, position, kind, f"{who}-1", batch, *figures)
+
+    def _batch(self, of: Any, kind: str, through: dict[str, int]) -> int | None:
+        """That of the order's move of this kind, as far as the merchant's partition told it; of the nth refund, nth."""
+        batches: list[int] = []
+        earlier = 0
+        for partition, position, e in self.events():
+            if getattr(e, "redemption_id", None) != of.redemption_id:
+                continue
+            if isinstance(e, order.OrderMoved) and e.kind == kind and position <= through[str(partition)]:
+                batches += [e.batch] * e.count
+            elif isinstance(e, account.PointsRefunded) and kind == "refund" and not e.reversal:
+                earlier += e.recorded_at < of.recorded_at
+        return batches[earlier] if len(batches) > earlier else None
 
     def pay(self, who: str, name: str) -> None:
         owed = next(e for _, _, e in self.events() if getattr(e, "settlement_id", None) == name)
@@ -193,6 +227,7 @@ def live(url: str) -> Journal:
     _spend(city)
     _take_back(city)
     _order(city)
+    _agree(city)
     _offer(city)
     _pool(city)
     _sell(city)
@@ -308,6 +343,18 @@ def _take_back(city: City) -> None:
     city.reverse(ANN, "szt", "m2")
 
 
+def _close(city: City, batch: int, *, refused: str | None = None, **said: Any) -> None:
+    city.do(order.CloseBatch(merchant="bakery", terminal="bakery-1", batch=batch, **said), refused=refused)
+
+
+def _agree(city: City) -> None:
+    counted = order.Totals(order.Tally(1, 5, 20), order.Tally(2, 2, 8), order.Tally(1, 3, 12))
+    _close(city, 2, totals=order.Totals(), refused="totals-differ")
+    _close(city, 3, totals=counted, refused="batch-not-open")
+    _close(city, 2, totals=counted)
+    city.settle("bakery", "s5")
+
+
 def _order(city: City) -> None:
     def placed(name: str, points: int, **said: Any) -> None:
         said = {"resident": CEM, "hold_seconds": 300, **said}
@@ -333,6 +380,8 @@ def _order(city: City) -> None:
     placed("o1", 10, code="abcd", capture=True)
     city.do(account.ConfirmHold(resident=CEM, redemption_id="o1", accept=True))
     followed("o1", captured_points=10, captured_fen=40)
+    _close(city, 1, by="auto")
+    _close(city, 2, by="auto", refused="nothing-in-batch")
     placed("o2", 5, code="efgh", capture=True)
     followed("o2", captured_points=5, captured_fen=20)
     city.refund(CEM, "o2", "f5", 1)
@@ -461,6 +510,7 @@ def _sell(city: City) -> None:
     city.do(fund.ReceiveMoney(receipt_id="sale1", origin="sale", payer="acme", amount_fen=1200, sale_id="sale1"))
     city.pay("tea", "s2")
     city.pay("bakery", "s3")
+    city.pay("bakery", "s5")
     city.seal("pool_a", 2)
     verified("v2", 5_000_000)
     city.do(lot.IssueLot(pool_id="pool_a", lot_id="lot_a2"))
@@ -469,6 +519,8 @@ def _sell(city: City) -> None:
 
 def _grow_old(city: City) -> None:
     city.now = china("2025-01-02T09:00")
+    city.settle("tea", "s4", day=date(2024, 3, 2))  # what was accepted on the first is carried into the second
+    city.pay("tea", "s4")
     city.act(CEM, "bike", "k4", "shared_bike", "7.7", "km", china("2024-12-31T23:59"))  # 40 g
     city.act(CEM, "bike", "k5", "shared_bike", "7.7", "km", china("2025-01-01T00:00"))  # 93.3 g
     city.now = china("2026-04-03T09:00")

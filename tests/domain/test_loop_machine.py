@@ -21,6 +21,7 @@ from carbon_points.domain.account import ActionCredited, ActionReversed, PointsC
 from carbon_points.domain.event import Command
 from carbon_points.domain.lot import GatheringFacts
 from carbon_points.domain.merchant import SettlementFacts
+from carbon_points.domain.order import Tally, Totals
 from carbon_points.domain.refusal import Conflict
 from carbon_points.journal import codec
 from carbon_points.journal.journal import open_journal
@@ -356,19 +357,15 @@ class Loop(RuleBasedStateMachine):
             for event in self.events(number, after.get(str(number), 0))
             if isinstance(event, PointsCaptured | PointsRefunded) and event.merchant == where
         ]
-        sign = [1 if isinstance(event, PointsCaptured) else -1 for event in found]
-        facts = SettlementFacts(
-            after=after,
-            through=through,
-            captures=sign.count(1),
-            refunds=sign.count(-1),
-            points=sum(s * event.points for s, event in zip(sign, found, strict=True)),
-            amount_fen=sum(s * event.amount_fen for s, event in zip(sign, found, strict=True)),
+        sales, refunds = (
+            Tally(len(some), sum(e.points for e in some), sum(e.amount_fen for e in some))
+            for some in ([e for e in found if isinstance(e, kind)] for kind in (PointsCaptured, PointsRefunded))
         )
+        facts = SettlementFacts(after=after, through=through, totals=Totals(sales, refunds))
         name = self.name()
         command = merchant.CloseSettlement(merchant=where, settlement_id=name)
         settled, _ = self.both(command, self.model.settle, where, name, facts=facts)
-        assert settled in (None, (facts.points, facts.amount_fen))
+        assert settled in (None, (facts.totals.points, facts.totals.fen))
 
     @precondition(lambda self: any(m.owed for m in self.model.merchants.values()))
     @rule(one=pick)

@@ -1,5 +1,6 @@
 """Merchants: registered, priced, with terminals; each settlement covers its own piece of the log."""
 
+from datetime import date, timedelta
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from carbon_points.domain.merchant import (
     PRICE_MOST_FEN,
     ChangePrice,
     CloseSettlement,
+    DayNotOver,
     EnrolTerminal,
     Merchant,
     MerchantUnknown,
@@ -23,7 +25,8 @@ from carbon_points.domain.merchant import (
     decide,
     evolve,
 )
-from tests.given import NOON
+from carbon_points.domain.order import Tally, Totals
+from tests.given import DAY, NOON, china
 
 
 def registering(**said: Any) -> RegisterMerchant:
@@ -35,8 +38,10 @@ CLOSE = CloseSettlement(merchant="bakery", settlement_id="s1")
 
 
 def said(**facts: Any) -> SettlementFacts:
-    fields = {"after": {}, "through": {"0": 9}, "captures": 3, "refunds": 1, "points": 20, "amount_fen": 100}
-    return SettlementFacts(**(fields | facts))
+    """Three sales less a refund and a reversal: 20 points, 100 fen, unless said otherwise."""
+    points, fen = facts.pop("points", 20), facts.pop("amount_fen", 100)
+    totals = Totals(Tally(3, points + 9, fen + 45), Tally(1, 5, 25), Tally(1, 4, 20))
+    return SettlementFacts(**({"after": {}, "through": {"0": 9}, "totals": totals} | facts))
 
 
 def after(*commands: Command) -> Merchant:
@@ -89,7 +94,7 @@ def test_a_settlement_tells_its_piece_of_the_log_and_the_next_begins_there() -> 
     merchant = after(registering())
     [closed] = decide(merchant, CLOSE, now=NOON, facts=said())
     assert isinstance(closed, SettlementClosed)
-    assert (closed.captures, closed.refunds, closed.points, closed.amount_fen) == (3, 1, 20, 100)
+    assert (closed.captures, closed.refunds, closed.points, closed.amount_fen) == (3, 2, 20, 100)
     evolve(merchant, closed)
     assert merchant.through == {"0": 9}
     assert decide(merchant, CLOSE, now=NOON, facts=said(after={"0": 9}, through={"0": 12}))
@@ -106,6 +111,33 @@ def test_a_settlement_over_a_piece_that_is_settled_is_refused_before_its_amount_
 def test_a_settlement_of_nothing_or_less_is_refused(facts: dict[str, int]) -> None:
     with pytest.raises(NothingToSettle):
         decide(after(registering()), CLOSE, now=NOON, facts=said(**facts))
+
+
+def test_a_settlement_keeps_its_totals_and_what_its_files_were() -> None:
+    merchant = after(registering())
+    facts = said(roots={"0": "ab"}, json_sha256="cd", csv_sha256="ef")
+    [closed] = decide(merchant, CLOSE, now=NOON, facts=facts)
+    assert isinstance(closed, SettlementClosed)
+    assert closed.totals == facts.totals
+    assert (closed.day, closed.roots, closed.json_sha256, closed.csv_sha256) == (None, {"0": "ab"}, "cd", "ef")
+
+
+@pytest.mark.parametrize(("now", "over"), [("00:04:59", False), ("00:05:00", True), ("12:00:00", True)])
+def test_a_day_is_settled_once_it_has_been_over_for_five_minutes(now: str, over: bool) -> None:
+    merchant, day = after(registering()), date(2025, 6, 14)
+    closing = CloseSettlement(merchant="bakery", settlement_id="s1", day=day)
+    moment = china(f"2025-06-15 {now}")
+    if over:
+        [closed] = decide(merchant, closing, now=moment, facts=said())
+        assert isinstance(closed, SettlementClosed)
+        assert closed.day == day
+        assert closing.differs(closed) == []
+    else:
+        with pytest.raises(DayNotOver):
+            decide(merchant, closing, now=moment, facts=said(after={"0": 1}, amount_fen=0))
+    for late in (timedelta(0), DAY):
+        with pytest.raises(DayNotOver):
+            decide(merchant, closing, now=china("2025-06-14 23:59") - late, facts=said())
 
 
 def test_identities_are_claimed_within_their_merchant() -> None:

@@ -20,8 +20,15 @@ from carbon_points.domain.account import (
     OpenAccount,
 )
 from carbon_points.domain.fund import FundInsufficient, MoneyReceived, PayMerchant, ReceiveMoney
-from carbon_points.domain.merchant import ChangePrice, CloseSettlement, EnrolTerminal, RegisterMerchant, SettlementFacts
+from carbon_points.domain.merchant import (
+    ChangePrice,
+    CloseSettlement,
+    EnrolTerminal,
+    RegisterMerchant,
+    SettlementFacts,
+)
 from carbon_points.domain.methodology import PublishMethodology
+from carbon_points.domain.order import Tally, Totals
 from carbon_points.domain.refusal import Conflict
 from carbon_points.domain.source import ChangeSource, RegisterSource
 from carbon_points.domain.terminal import AddTerminalKey
@@ -210,7 +217,7 @@ def lived(city: City) -> City:
 def test_the_same_again_is_the_earlier_answer_and_other_content_a_conflict(city: City, said: str) -> None:
     command, other = CLAIMED[said]
     lived(city)
-    facts = SettlementFacts({}, {"0": 1}, 1, 0, 10, 50) if isinstance(command, CloseSettlement) else None
+    facts = SettlementFacts({}, {"0": 1}, Totals(Tally(1, 10, 50))) if isinstance(command, CloseSettlement) else None
     write = city.write(command) if facts is None else Write(command, facts)
     [first] = city.journal.commit([write])
     assert (first.refusal, first.failure) == (None, None)

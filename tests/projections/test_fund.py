@@ -2,7 +2,8 @@
 
 from carbon_points.domain.fund import MerchantPaid, MoneyReceived
 from carbon_points.journal.journal import Journal
-from carbon_points.projections.fund import fund, payments, receipts, sales_without_receipt, unpaid_settlements
+from carbon_points.projections.fund import fund, payments, receipts, sales_without_receipt
+from carbon_points.projections.merchants import unpaid
 from carbon_points.projections.read_model import ReadModel
 from carbon_points.projections.rows import Snapshot
 from tests.projections.events import of
@@ -26,13 +27,15 @@ def test_what_is_owed_is_settled_and_not_paid(journal: Journal) -> None:
         for entry in journal.entries(partition):
             model.apply(partition, [entry])
             with model.snapshot() as at:
-                if (waiting := unpaid_settlements(at)) and fund(at).out_fen == 0:
+                if (waiting := unpaid(at)) and fund(at).out_fen == 0:
                     owed.add(fund(at).owed_fen)
                     assert fund(at).owed_fen == sum(row.amount_fen for row in waiting)
+                    assert fund(at).queued == len(waiting)
+                    assert fund(at).short_fen == max(fund(at).owed_fen - fund(at).balance_fen, 0)
     assert owed
     with model.snapshot() as at:
         assert fund(at).owed_fen == 0
-        assert unpaid_settlements(at) == []
+        assert unpaid(at) == []
     model.close()
 
 

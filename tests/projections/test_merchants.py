@@ -1,21 +1,27 @@
 """Merchants: what they accepted, what is settled of it, and that a settlement pays what its piece of the log says."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from carbon_points.domain.account import PointsCaptured, PointsRefunded
-from carbon_points.domain.merchant import SettlementClosed, SettlementFacts
+from carbon_points.domain.merchant import SettlementClosed
+from carbon_points.domain.order import Tally, Totals
 from carbon_points.journal.journal import Journal
-from carbon_points.projections.loop import follow
 from carbon_points.projections.merchants import (
     Movement,
+    Row,
     Settlement,
     merchant,
     merchants,
     movements,
+    settled,
     settlement,
-    settlement_facts,
     settlement_rows,
     settlements,
+    totals_of,
+    unpaid,
+    with_something_to_settle,
 )
 from carbon_points.projections.read_model import ReadModel
 from carbon_points.projections.rows import Snapshot
@@ -26,17 +32,20 @@ SHOPS = ("bakery", "tea")
 
 def moved(journal: Journal, shop: str) -> list[tuple[str, str, int, int]]:
     """Every capture and refund: place, kind, points, fen."""
-    kinds = {PointsCaptured: "capture", PointsRefunded: "refund"}
+
+    def kind(event: PointsCaptured | PointsRefunded) -> str:
+        return "sale" if isinstance(event, PointsCaptured) else "reversal" if event.reversal else "refund"
+
     return [
-        (f"{partition}:{position}", kinds[type(event)], event.points, event.amount_fen)
+        (f"{partition}:{position}", kind(event), event.points, event.amount_fen)
         for partition, position, event in events(journal)
         if isinstance(event, PointsCaptured | PointsRefunded) and event.merchant == shop
     ]
 
 
-def net(rows: list[Movement]) -> tuple[int, int, int, int]:
+def net(rows: Sequence[Movement | Row]) -> tuple[int, int, int, int]:
     """Captures, refunds, points and fen, refunds taken off."""
-    signs = [1 if row.kind == "capture" else -1 for row in rows]
+    signs = [1 if row.kind == "sale" else -1 for row in rows]
     points = sum(sign * row.points for sign, row in zip(signs, rows, strict=True))
     fen = sum(sign * row.amount_fen for sign, row in zip(signs, rows, strict=True))
     return signs.count(1), signs.count(-1), points, fen
@@ -125,23 +134,46 @@ def test_the_rows_of_a_settlement_add_up_to_it(at: Snapshot) -> None:
     assert settlement(at, "bakery", "nothing") is None
 
 
-def test_facts_are_what_happened_since_those_positions(at: Snapshot, journal: Journal) -> None:
+def test_what_is_settled_is_what_happened_between_two_positions(at: Snapshot, journal: Journal) -> None:
     for shop in SHOPS:
         for after in ({}, journal.state(f"merchant/{shop}").through, {"0": 10, "1": 20}):
-            since = [
-                Movement(place, kind, "", points, fen, journal_time)  # pyright: ignore[reportArgumentType]  # as read
-                for place, kind, points, fen in moved(journal, shop)
-                if int(place.split(":")[1]) > after.get(place.split(":")[0], 0)
-                for journal_time in [None]
+            rows = settled(at, shop, after, {"0": 40, "1": 30, "2": 10**6})
+            assert rows == sorted(rows, key=lambda row: (row.recorded_at, row.partition, row.position))
+            places = sorted((row.partition, row.position) for row in rows)
+            inside = [
+                (place, points, fen)
+                for text, _, points, fen in moved(journal, shop)
+                if (place := tuple(map(int, text.split(":"))))
+                and after.get(str(place[0]), 0) < place[1] <= {0: 40, 1: 30}.get(place[0], 10**6)
             ]
-            heads = {str(partition): head for partition, head in journal.heads().items()}
-            assert settlement_facts(at, shop, after) == SettlementFacts(dict(after), heads, *net(since))
+            assert places == [place for place, _, _ in inside]
+            assert sorted((r.points, r.amount_fen) for r in rows) == sorted((p, f) for _, p, f in inside)
+            assert all(row.terminal == f"{shop}-1" for row in rows)
 
 
-def test_facts_reach_as_far_as_the_rows_do(journal: Journal, model: ReadModel) -> None:
-    assert model.read(settlement_facts, "tea", {"0": 3}) == SettlementFacts({"0": 3}, {}, 0, 0, 0, 0)
-    first = list(journal.entries(0, 0, 5))
-    model.apply(0, first)
-    assert model.read(settlement_facts, "tea", {}).through == {"0": 5}
-    follow(journal, model)
-    assert model.read(settlement_facts, "tea", {}).captures == 2
+def test_totals_keep_sales_refunds_and_reversals_apart(at: Snapshot) -> None:
+    rows = settled(at, "bakery", {}, at.vector)
+    totals = totals_of(rows)
+    captures, refunds, points, fen = net(rows)
+    assert (totals.sales.count, totals.refunds.count + totals.reversals.count) == (captures, refunds)
+    assert (totals.points, totals.fen) == (points, fen)
+    assert totals_of([]) == Totals(Tally(), Tally(), Tally())
+
+
+def test_who_has_something_to_settle_is_known_from_the_totals(at: Snapshot, journal: Journal) -> None:
+    waiting = [shop for shop in SHOPS if settled(at, shop, journal.state(f"merchant/{shop}").through, at.vector)]
+    assert with_something_to_settle(at) == waiting == ["bakery"]
+
+
+def test_the_settlement_that_was_closed_first_is_paid_next(journal: Journal) -> None:
+    model = ReadModel("sqlite://")
+    for partition, head in journal.heads().items():
+        entries = [e for e in journal.entries(partition, 0, head) if e.stream != "fund"]
+        renumbered = [
+            type(e)(e.partition, n, e.stream, e.version, e.type, e.state, e.leaf) for n, e in enumerate(entries, 1)
+        ]
+        model.apply(partition, renumbered)
+    with model.snapshot() as at:
+        assert [s.settlement_id for s in unpaid(at)] == ["s1", "s2", "s3", "s5", "s4"]
+        assert [s.settlement_id for s in unpaid(at, limit=1)] == ["s1"]
+    model.close()

@@ -20,6 +20,7 @@ from carbon_points.audit.replay.days import china_day, month, span
 from carbon_points.audit.replay.identity import Words, identity
 from carbon_points.audit.replay.methodology import Period
 from carbon_points.audit.replay.order import asked, terms
+from carbon_points.audit.replay.settlement_file import Line
 from carbon_points.audit.scratch import Scratch
 from carbon_points.domain import account as shapes
 from carbon_points.domain.account import Account, Hold, Redemption, Tap
@@ -370,7 +371,7 @@ class Residents:
         redemption.status, redemption.captured = "captured", event.taken
         redemption.captured_points, redemption.captured_fen = event.points, event.amount_fen
         self._keep(entry, event, redemption)
-        self._book.merchants[event.merchant].count(entry, event.points, event.amount_fen, refund=False)
+        self._count_for_merchant(entry, event, redemption)
         self._scratch.spent(event.redemption_id, account.id, "sale", event.points, event.amount_fen)
 
     def _released(self, account: Account, event: shapes.HoldReleased, entry: Entry) -> None:
@@ -411,9 +412,28 @@ class Residents:
         else:
             redemption.refunds += 1
         self._keep(entry, event, redemption)
-        self._book.merchants[event.merchant].count(entry, event.points, fen, refund=True)
         kind = "reversal" if event.reversal else "refund"
+        self._count_for_merchant(entry, event, redemption)
         self._scratch.spent(event.redemption_id, account.id, kind, event.points, fen)
+
+    def _count_for_merchant(
+        self, entry: Entry, event: shapes.PointsCaptured | shapes.PointsRefunded, redemption: Redemption
+    ) -> None:
+        back = event if isinstance(event, shapes.PointsRefunded) else None
+        line = Line(
+            nth=redemption.refunds if back and not back.reversal else 1,
+            recorded_at=event.recorded_at,
+            partition=entry.partition,
+            position=entry.position,
+            kind=("reversal" if back.reversal else "refund") if back else "sale",
+            terminal=redemption.terminal,
+            batch=None,
+            redemption_id=redemption.id,
+            refund_id=back.refund_id if back else None,
+            points=event.points,
+            amount_fen=event.amount_fen,
+        )
+        self._book.merchants[event.merchant].count(line, self._scratch)
 
     def _give_back(self, account: Account, whole: Allocations, said: Allocations, said_debt: int) -> None:
         """Points go back to their grants, but for those that pay the debt: of the earliest expiry first."""

@@ -1,15 +1,16 @@
 """Everything in the log that is not a resident's, replayed and checked: it decides and sums what residents do."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from carbon_points.audit.finding import Wrong, found, same
 from carbon_points.audit.replay.fund import Fund
 from carbon_points.audit.replay.lot import Pool, Pools
-from carbon_points.audit.replay.merchant import Merchant, Merchants
+from carbon_points.audit.replay.merchant import Mark, Merchant, Merchants
 from carbon_points.audit.replay.methodology import Tables
 from carbon_points.audit.replay.source import Sources
 from carbon_points.audit.replay.terminal import OF_TERMINALS
+from carbon_points.audit.scratch import Scratch
 from carbon_points.domain.event import Event
 from carbon_points.domain.lot import PoolOpened, UnitsSold
 from carbon_points.domain.merchant import MerchantRegistered
@@ -38,6 +39,10 @@ class Book:
                 except Exception as error:  # whatever the bytes lead to is a finding
                     raise found(entry, error) from error
 
+    def ends(self, partition: int) -> set[int]:
+        """The positions at which settlements end: there the verifier marks the partition's root and time."""
+        return {s.through[partition] for merchant in self.merchants.values() for s in merchant.settlements}
+
     def check_sums(self) -> None:
         """What settlements and seals say is what the log came to. Raises Found."""
         for merchant in self.merchants.values():
@@ -52,6 +57,15 @@ class Book:
                     pool.check_sealed(index)
                 except Wrong as error:
                     raise found(sealed.entry, error) from error
+
+    def check_files(self, marks: Mapping[tuple[int, int], Mark], scratch: Scratch) -> None:
+        """And so are settlements' files, which pin the whole log before them: hence last, and the earliest first."""
+        closed = [(s, merchant.name) for merchant in self.merchants.values() for s in merchant.settlements]
+        for settlement, name in sorted(closed, key=lambda pair: pair[0].event.recorded_at):
+            try:
+                settlement.check_files(name, marks, scratch)
+            except Wrong as error:
+                raise found(settlement.entry, error) from error
 
     def _take(self, entry: Entry, event: Event) -> None:
         match entry.stream.partition("/"):

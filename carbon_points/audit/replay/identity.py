@@ -38,6 +38,7 @@ WORDS: dict[type[Event], Callable[[Any], Words | None]] = {
     offer.CampaignOpened: lambda e: ("campaign", e.merchant, e.campaign),
     offer.CampaignChanged: lambda e: ("campaign-change", e.merchant, e.campaign, e.change_id),
     terminal.TerminalKeyAdded: lambda e: ("terminal-key", e.public_key),
+    order.BatchClosed: lambda e: ("batch", e.merchant, e.terminal, str(e.batch)),
     merchant.SettlementClosed: lambda e: ("settlement", e.merchant, e.settlement_id),
     lot.PoolOpened: lambda e: ("pool", e.pool_id),
     lot.GatheringSealed: lambda e: ("seal", e.pool_id, str(e.gathering)),

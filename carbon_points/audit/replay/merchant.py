@@ -2,14 +2,17 @@
 
 from bisect import bisect_left
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from carbon_points.audit.finding import Wrong, must, same
-from carbon_points.audit.replay.days import GRACE, History
+from carbon_points.audit.replay.days import GRACE, History, china_day
+from carbon_points.audit.replay.settlement_file import Heading, Line, decode, digests, encode, sums
 from carbon_points.audit.replay.terminal import Terminal
+from carbon_points.audit.scratch import Scratch
 from carbon_points.domain.event import Event
 from carbon_points.domain.merchant import (
     MerchantRegistered,
@@ -22,6 +25,7 @@ from carbon_points.domain.terminal import TerminalKeyAdded, TerminalKeyEnded, Te
 from carbon_points.journal.entry import Entry
 
 PRICE_MOST_FEN = 10_000
+DAY_CLOSES_AFTER = timedelta(minutes=5)
 Vector = Mapping[int, int]
 
 
@@ -46,9 +50,17 @@ class Sum(Struct):
     amount_fen: int = 0
 
 
+class Mark(Struct, frozen=True):
+    """A partition as far as some position: its Merkle root in hex, and when its latest entry was recorded."""
+
+    root: str
+    latest: datetime
+
+
 class Settlement(Struct, frozen=True):
     entry: Entry
     event: SettlementClosed
+    after: Vector
     through: Vector
     sum: Sum
 
@@ -57,10 +69,33 @@ class Settlement(Struct, frozen=True):
         for field in ("captures", "refunds", "points", "amount_fen"):
             same(field, getattr(self.event, field), getattr(self.sum, field))
 
+    def check_files(self, name: str, marks: Mapping[tuple[int, int], Mark], scratch: Scratch) -> None:
+        """Its day, its roots of the log and its files are what the log comes to. Raises Wrong."""
+        event = self.event
+        if not event.json_sha256:  # of before there were files
+            extra = (event.day, event.totals, event.roots, event.csv_sha256)
+            same("what settlements say that have files", extra, (None, None, None, ""))
+            return
+        reached = {partition: marks[partition, position] for partition, position in self.through.items() if position}
+        for partition, mark in reached.items():
+            late = event.day is not None and china_day(mark.latest) > event.day
+            must(not late or self.after[partition] == self.through[partition], f"partition {partition}: a later day's")
+        roots = {str(partition): mark.root for partition, mark in reached.items()}
+        same("roots", event.roots, roots)
+        until = self.through[self.entry.partition]
+        lines = [
+            line.in_batch(scratch.moves(self.entry.stream, line.redemption_id, line.kind, until))
+            for line in map(decode, scratch.lines(event.merchant, event.settlement_id))
+        ]
+        same("totals", msgspec.to_builtins(event.totals), sums(lines))
+        heading = Heading(event.merchant, name, event.settlement_id, event.day, event.after, event.through, roots)
+        same("digests of the files", (event.json_sha256, event.csv_sha256), digests(heading, lines))
+
 
 class Merchant:
     def __init__(self, partitions: int) -> None:
         self._partitions = partitions
+        self.name = ""
         self._prices: History[int] = History()
         self.confirm_above: History[int | None] = History()
         self._terminals: dict[str, datetime] = {}
@@ -79,6 +114,7 @@ class Merchant:
                     self.confirm_above.add(event.recorded_at, None)
                 must(1 <= event.fen_per_point <= PRICE_MOST_FEN, f"a point is worth {event.fen_per_point} fen")
                 must(self._prices.latest != event.fen_per_point, "that is the price already")
+                self.name = event.name if isinstance(event, MerchantRegistered) else self.name
                 self._prices.add(event.recorded_at, event.fen_per_point)
             case TerminalEnrolled():
                 must(event.terminal not in self._terminals, "the terminal is enrolled already")
@@ -102,7 +138,9 @@ class Merchant:
         must(not_before(through, after), "the settlement ends before it begins")
         must(event.amount_fen > 0, "nothing is settled")
         must(all(s.event.settlement_id != event.settlement_id for s in self.settlements), "this settlement is closed")
-        self.settlements.append(Settlement(entry, event, through, Sum()))
+        over = event.day is None or china_day(event.recorded_at - DAY_CLOSES_AFTER) > event.day
+        must(over, f"the day {event.day} was not over")
+        self.settlements.append(Settlement(entry, event, after, through, Sum()))
 
     # -- what residents' entries say of the merchant -----------------------------------------------------------------
 
@@ -114,19 +152,23 @@ class Merchant:
         worth = [points * price for price in self._prices.around(at)]
         must(amount_fen in worth, f"{points} points were not worth {amount_fen} fen then")
 
-    def count(self, entry: Entry, points: int, amount_fen: int, *, refund: bool) -> None:
+    def count(self, line: Line, scratch: Scratch) -> None:
         """Put a capture or a refund into the settlement that covers its position, if one does yet."""
-        ends = self._ends.get(entry.partition)
+        ends = self._ends.get(line.partition)
         if ends is None or len(ends) != len(self.settlements):
-            ends = self._ends[entry.partition] = [s.through[entry.partition] for s in self.settlements]
-        index = bisect_left(ends, entry.position)
+            ends = self._ends[line.partition] = [s.through[line.partition] for s in self.settlements]
+        index = bisect_left(ends, line.position)
         if index == len(ends):
             return
-        total = self.settlements[index].sum
+        total, event = self.settlements[index].sum, self.settlements[index].event
+        refund = line.kind != "sale"
         total.captures += not refund
         total.refunds += refund
-        total.points += -points if refund else points
-        total.amount_fen += -amount_fen if refund else amount_fen
+        total.points += -line.points if refund else line.points
+        total.amount_fen += -line.amount_fen if refund else line.amount_fen
+        if event.json_sha256:
+            place = (line.recorded_at.astimezone(UTC).isoformat(timespec="microseconds"), line.partition, line.position)
+            scratch.keep_line(event.merchant, event.settlement_id, place, encode(line))
 
 
 class Merchants(dict[str, Merchant]):

@@ -14,11 +14,21 @@ from carbon_points.audit.replay.offer import CATALOGUE, Shelves
 from carbon_points.audit.scratch import Scratch
 from carbon_points.domain.account import HoldDeclined, PointsHeld
 from carbon_points.domain.event import Event
-from carbon_points.domain.order import Order, OrderDeclined, OrderMoved, OrderPlaced, OrderReversed, Sum, Till
+from carbon_points.domain.order import (
+    BatchClosed,
+    Order,
+    OrderDeclined,
+    OrderMoved,
+    OrderPlaced,
+    OrderReversed,
+    Sum,
+    Tally,
+    Till,
+)
 from carbon_points.journal.entry import Entry
 
 CONFIRM_SECONDS = 60
-ORDERS = (OrderPlaced, OrderDeclined, OrderReversed, OrderMoved, *CATALOGUE)
+ORDERS = (OrderPlaced, OrderDeclined, OrderReversed, OrderMoved, BatchClosed, *CATALOGUE)
 _FREE = ("void", "expiry", "decline", "release")  # moves by which nothing was sold
 
 _encode = msgspec.json.Encoder().encode
@@ -46,6 +56,8 @@ class Orders:
                 self._reversed(entry, event)
             case OrderMoved():
                 self._moved(entry, event)
+            case BatchClosed():
+                self._closed(entry, event)
             case _:
                 self._shelves.take(entry, event)
 
@@ -127,6 +139,17 @@ class Orders:
         self._scratch.keep(entry.stream, f"tills/{event.terminal}", entry.version, _encode(till))
         figures = (event.count, event.points, event.amount_fen)
         self._scratch.moved(event.redemption_id, event.resident, event.kind, *figures)
+        self._scratch.keep_move(entry.stream, event.redemption_id, event.kind, entry.position, event.batch, event.count)
+
+    def _closed(self, entry: Entry, event: BatchClosed) -> None:
+        till = self._till(entry, event.terminal)
+        self._book.merchants[event.merchant].check_terminal(event.terminal, event.recorded_at)
+        same("batch", event.batch, till.batch)
+        summed = {name: _figures(getattr(till, name)) for name in ("sales", "refunds", "reversals")}
+        same("totals", {name: _figures(getattr(event.totals, name)) for name in summed}, summed)
+        must(event.by == "terminal" or any(map(any, summed.values())), "nothing moved in the batch")
+        after = Till(batch=event.batch + 1)
+        self._scratch.keep(entry.stream, f"tills/{event.terminal}", entry.version, _encode(after))
 
     def _find(self, entry: Entry, redemption_id: str) -> Order | None:
         value = self._scratch.part(entry.stream, f"orders/{redemption_id}")
@@ -149,6 +172,10 @@ def terms(event: OrderPlaced | PointsHeld) -> str:
     code = event.code if isinstance(event, OrderPlaced) else event.code_step
     hold = f"{event.amount_fen} {event.hold_seconds} {event.confirm_seconds} {event.capture}"
     return f"{hold} {code} {event.offer} {event.items}"
+
+
+def _figures(total: Sum | Tally) -> tuple[int, int, int]:
+    return total.count, total.points, total.fen
 
 
 def _add(total: Sum, event: OrderMoved) -> None:
