@@ -41,8 +41,14 @@ def test_points_are_taken_and_told_in_points_and_yuan(cashier: Cashier, resident
     assert len(cashier.line.named("pay")) == 1
 
 
-def test_a_hand_scanner_works_where_the_amount_is_typed(cashier: Cashier, resident: str, code: str) -> None:
-    cashier.types(120)
+@pytest.mark.parametrize("by_keyboard", [True, False], ids=["keyboard", "buttons"])
+def test_a_hand_scanner_works_where_the_amount_is_typed(
+    cashier: Cashier, resident: str, code: str, by_keyboard: bool
+) -> None:
+    if by_keyboard:
+        cashier.page.keyboard.type("120")
+    else:
+        cashier.types(120)
     cashier.page.keyboard.type(code)
     cashier.page.keyboard.press("Enter")
     assert "成功" in cashier.outcome()
@@ -181,12 +187,18 @@ def test_an_unreachable_server_is_a_state_and_not_the_end(cashier: Cashier, resi
 # -- where the resident is asked -------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def asking(browser: Browser, served_city: City) -> Iterator[Cashier]:
-    """At a merchant whose residents are asked for more than 100 points."""
-    served_city.call("PATCH", "/v1/merchants/mall", {"confirm_above": 100})
+@pytest.fixture(scope="module")
+def asking_phone(browser: Browser, served_city: City) -> Iterator[Cashier]:
+    served_city.done(served_city.call("PUT", "/v1/merchants/mall/terms", {"confirm_above": 100}))
     with standing_at(browser, served_city, "mall") as cashier:
         yield cashier.activate()
+
+
+@pytest.fixture
+def asking(asking_phone: Cashier) -> Cashier:
+    """At a merchant whose residents are asked for more than 100 points."""
+    asking_phone.begins()
+    return asking_phone
 
 
 @pytest.mark.parametrize("accept", [True, False], ids=["yes", "no"])
@@ -212,6 +224,24 @@ def test_a_cashier_may_stop_waiting(asking: Cashier, resident: str, code: str) -
     asking.takes(120, code)
     asking.sees("text=请居民在手机上确认")
     asking.press("取消")
+    assert "没有扣积分" in asking.outcome()
+    assert left(asking.city, resident) == POINTS
+
+
+def test_what_a_cashier_has_stopped_is_not_revived_by_an_answer_on_its_way(
+    asking: Cashier, resident: str, code: str
+) -> None:
+    asking.takes(120, code)
+    asking.sees("text=请居民在手机上确认")
+    (waiting,) = asking.city.done(asking.city.get(f"/v1/residents/{resident}/confirmations", by="app"))["data"]
+    path = f"/v1/redemptions/{waiting['redemption_id']}/confirmation"
+    asking.city.done(asking.city.post(path, {"accept": True}, by="app"))
+    asking.line.cut("ask", "late")
+    asking.passes(5)
+    asking.press("取消")
+    asking.page.wait_for_timeout(100)
+    for answer in asking.line.kept:
+        answer()
     assert "没有扣积分" in asking.outcome()
     assert left(asking.city, resident) == POINTS
 

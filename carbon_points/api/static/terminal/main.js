@@ -24,6 +24,7 @@ class Page {
   offers = null;
   fenPerPoint = 0;
   merchantName = null;
+  #typedBefore = "";
   #stopCamera = () => {};
 
   async open() {
@@ -35,8 +36,11 @@ class Page {
     this.identity = await Identity.load(this.journal);
     this.#watchNetwork();
     listen(document, {
-      scanned: (digits) => this.scannedByHand(digits),
-      typed: (digits) => this.type(digits),
+      typed: (digit, first) => {
+        if (first) this.#typedBefore = this.state.digits;
+        this.type(digit);
+      },
+      scanned: (code, before) => this.scannedByHand(code, before),
       pressed: (key) => this.pressed(key),
     });
     document.addEventListener("pointerdown", allowSound, { once: true });
@@ -194,16 +198,19 @@ class Page {
     }
   }
 
-  // A hand scanner works from where the amount is typed, too.
-  scannedByHand(digits) {
-    if (this.state.screen === "scan") return this.scanned(digits);
-    const wanted = Number(this.state.digits);
-    if (this.state.screen !== "take") return undefined;
+  // A hand scanner works from where the amount is typed, too; its digits are taken out of the amount again.
+  scannedByHand(code, before) {
+    const { screen } = this.state;
+    if (screen === "scan") return this.scanned(code);
+    if (screen !== "take") return undefined;
+    const digits = this.#typedBefore + before;
+    const wanted = Number(digits);
+    this.#set({ digits });
     if (!wanted) return this.#set({ note: t("scanFirst") });
-    if (!isPaymentCode(digits) || !this.reachable) return this.scan();
+    if (!isPaymentCode(code) || !this.reachable) return this.scan();
     if (this.#mustWait()) return undefined;
     this.go("scan", { what: { points: wanted } });
-    return this.scanned(digits);
+    return this.scanned(code);
   }
 
   // Back to the beginning; where nothing was taken, with the same amount.

@@ -106,17 +106,14 @@ export function attempt(page) {
 function outcome(page, entry) {
   const { word, code } = entry.outcome;
   const onwards = (text) => button("main", t(text), () => page.fresh());
-  const taken = sumOf(entry.captured_points, entry.captured_fen);
   if (word === "reversed") {
     const { what, next } = entry.why ? problem(entry.why) : { what: t("reversedWhat"), next: t("reversedNext") };
     return [result("failed", t("failure"), { said: [t("reversedDone"), what], next }), onwards("again")];
   }
   if (code) return [refusal(code), onwards(word === "declined" && entry.kind === "sale" ? "again" : "next")];
-  const [sum, said] = {
-    paid: [taken, entry.title ?? t("paidTaken")],
-    undone: [taken, t("undoneDone")],
-    refunded: [sumOf(entry.points, entry.amount_fen), t("refundedDone")],
-  }[word];
+  const refund = entry.kind === "refund";
+  const sum = refund ? sumOf(entry.points, entry.amount_fen) : sumOf(entry.captured_points, entry.captured_fen);
+  const said = { paid: entry.title ?? t("paidTaken"), undone: t("undoneDone"), refunded: t("refundedDone") }[word];
   return [result("paid", t("success"), { sum, said: [said] }), onwards("next")];
 }
 
