@@ -57,7 +57,7 @@ class Page {
     await this.till.open();
     const left = this.till.blocking;
     this.go(left ? "attempt" : "take", left ? { reference: left.reference } : {});
-    await this.#learn();
+    await Promise.all([this.#learn(), this.till.learnBatch()]);
   }
 
   // What a point is worth here, and what can be had.
@@ -233,10 +233,10 @@ class Page {
     this.go("attempt", { reference: await this.till.refund(entry, wanted) });
   }
 
-  async closeBatch() {
+  async closeBatch(theirs) {
     this.go("book", { waiting: true });
     const { batch, totals } = this.till;
-    const answer = await this.till.closeBatch();
+    const answer = await this.till.closeBatch(theirs);
     const agreed = answer.answered && answer.body.answer === "agreed";
     if (answer.answered) signal(agreed ? "paid" : "failed");
     this.go("closed", { closing: { answer, batch, mine: totals } });

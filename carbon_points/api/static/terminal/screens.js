@@ -232,9 +232,14 @@ export function closed(page) {
       const sum = sumOf(owed("points"), owed("fen"));
       return [result("paid", t("agreed"), { sum, said: [t("agreedWhat", { n: batch })] }), home];
     }
-    case "not-agreed":
+    case "not-agreed": {
+      const next = told.next_batch;
+      const carried = [t("carried", { n: next })];
+      if (next) return [result("pending", t("closedBefore", { n: batch }), { said: carried }), home];
       return [result("failed", t("not-agreed"), { said: [t("notAgreedWhat")] }), difference(mine, told.totals),
-        strangers(page, told.lines ?? []), home];
+        strangers(page, told.lines ?? []), home,
+        button("other danger", t("closeTheirs"), () => page.closeBatch(told.totals))];
+    }
     default:
       return [result("pending", t("cannot-confirm"), { said: [t("cannotConfirmWhat")] }), home];
   }
