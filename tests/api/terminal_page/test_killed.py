@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
+import pytest
 from playwright.sync_api import Browser, Route
 
 from tests.api.city import City, opened, wait_for
@@ -51,6 +52,7 @@ def _answers(port: int) -> bool:
         return False
 
 
+@pytest.mark.long
 def test_a_server_that_is_killed_after_it_took_the_points_took_them_once(
     founded: Founded, tmp_path: Path, browser: Browser
 ) -> None:
