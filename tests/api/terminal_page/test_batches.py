@@ -99,6 +99,7 @@ def test_a_batch_that_does_not_agree_shows_what_differs_and_may_be_closed_as_the
     assert "账目一致" in phone.outcome()
 
 
+@pytest.mark.long
 def test_what_was_sold_after_a_batch_was_closed_elsewhere_counts_in_the_next(phone: Cashier, resident: str) -> None:
     phone.activate().takes(100, code_of(phone.city, resident)).outcome()
     Behind(phone).closes(100)
@@ -113,6 +114,7 @@ def test_what_was_sold_after_a_batch_was_closed_elsewhere_counts_in_the_next(pho
     assert "60 积分" in told
 
 
+@pytest.mark.long
 def test_a_phone_that_is_new_to_its_terminal_learns_which_batch_it_is_in(phone: Cashier, resident: str) -> None:
     behind = Behind(phone)
     behind.sells(100, resident)

@@ -106,7 +106,7 @@ def test_an_answer_that_was_lost_is_asked_for(cashier: Cashier, resident: str, c
     assert left(cashier.city, resident) == POINTS - 120
 
 
-@pytest.mark.parametrize("lost", ["before", "after"])
+@pytest.mark.parametrize("lost", [pytest.param("before", marks=pytest.mark.long), "after"])
 def test_what_nothing_is_learnt_of_is_reversed(cashier: Cashier, resident: str, code: str, lost: str) -> None:
     cashier.line.cut("pay", lost)
     cashier.line.always["ask"] = "before"
@@ -213,6 +213,7 @@ def test_a_resident_who_is_asked_decides(asking: Cashier, resident: str, code: s
     assert left(asking.city, resident) == POINTS - 120 * accept
 
 
+@pytest.mark.long
 def test_a_resident_who_does_not_answer_is_not_waited_for(asking: Cashier, resident: str, code: str) -> None:
     asking.takes(120, code)
     asking.sees("text=请居民在手机上确认")

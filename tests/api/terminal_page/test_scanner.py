@@ -61,7 +61,11 @@ def looking(
         yield page
 
 
-@pytest.mark.parametrize("looking", [(qr, CODE), (bars, CODE)], indirect=True, ids=["qr", "code128"])
+@pytest.mark.parametrize(
+    "looking",
+    [pytest.param((qr, CODE), id="qr"), pytest.param((bars, CODE), id="code128", marks=pytest.mark.long)],
+    indirect=True,
+)
 def test_the_camera_reads_a_payment_code(looking: Page) -> None:
     assert looking.evaluate(SCAN, 10) == CODE
 
