@@ -181,6 +181,7 @@ export function entry(page) {
   const entry = page.till.entries.get(page.state.reference);
   const { reference, title } = entry;
   const left = refundable(entry);
+  const undoable = canBeUndone(entry) && entry.batch === page.till.batch; // later it can only be refunded
   const why = entry.outcome?.code ?? entry.refused;
   const disabled = !page.reachable || Boolean(page.till.closing);
   const digits = entry.offer ? String(left) : ""; // whole, unless somebody types another number
@@ -195,7 +196,7 @@ export function entry(page) {
     isOpen(entry) && button("other", t("tryNow"), () => page.till.hurry()),
     left > 0 && button("main push", t(entry.offer ? "refundItem" : "refundPart"),
       () => page.go("refund", { reference, digits }), disabled),
-    canBeUndone(entry) && button("other danger", t("undo"), () => page.go("undo", { reference }), disabled),
+    undoable && button("other danger", t("undo"), () => page.go("undo", { reference }), disabled),
   ];
 }
 
@@ -258,10 +259,11 @@ function strangers(page, lines) {
   const { batch, newestFirst } = page.till;
   const ours = newestFirst.filter((e) => e.kind === "sale" && e.captured_points && e.batch === batch);
   const known = new Set(ours.map((e) => e.redemption_id));
-  const told = new Set(lines.map((line) => line.redemption_id));
+  const sales = lines.filter((line) => line.kind === "sale");
+  const told = new Set(sales.map((line) => line.redemption_id));
   const row = (said, id, count) => h("li", {}, h("b", {}, t(said)), ` ${t("nPoints", { n: points(count) })} `,
     h("span", { class: "quiet" }, id));
-  const theirs = lines.filter((line) => !known.has(line.redemption_id));
+  const theirs = sales.filter((line) => !known.has(line.redemption_id));
   const only = ours.filter((e) => !told.has(e.redemption_id));
   const rows = [
     ...theirs.map((line) => row("onlyServer", line.redemption_id, line.points)),
