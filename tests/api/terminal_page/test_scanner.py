@@ -61,14 +61,31 @@ def looking(
         yield page
 
 
-@pytest.mark.parametrize("looking", [(qr, CODE), (bars, CODE)], indirect=True, ids=["qr", "code128"])
+@pytest.mark.parametrize(
+    "looking",
+    [pytest.param((qr, CODE), id="qr"), pytest.param((bars, CODE), id="code128", marks=pytest.mark.long)],
+    indirect=True,
+)
 def test_the_camera_reads_a_payment_code(looking: Page) -> None:
     assert looking.evaluate(SCAN, 10) == CODE
 
 
-@pytest.mark.parametrize("looking", [(qr, "https://example.com/800000000000000000")], indirect=True, ids=["address"])
-def test_what_is_no_payment_code_is_not_read(looking: Page) -> None:
-    assert looking.evaluate(SCAN, 1.5) is None
+def test_only_a_payment_code_is_one(modules: Page) -> None:
+    others = [
+        CODE[:-1],
+        CODE + "0",
+        "10" + CODE[2:],
+        checked("13" + "7" * 15),
+        CODE[:-1] + str((int(CODE[-1]) + 1) % 10),
+    ]
+    told = modules.evaluate(
+        """async (texts) => {
+          const {digitsOf, isPaymentCode} = await import("/static/terminal/code.js");
+          return texts.filter((text) => isPaymentCode(digitsOf(text)));
+        }""",
+        [CODE, f" {CODE[:9]} {CODE[9:]}\n", *others, "https://example.com", ""],
+    )
+    assert told == [CODE, f" {CODE[:9]} {CODE[9:]}\n"]
 
 
 def test_where_there_is_no_camera_it_is_said(browser: Browser, served_city: City) -> None:

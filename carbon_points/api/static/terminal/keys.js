@@ -1,30 +1,27 @@
-// A keyboard, or a hand scanner that types: what comes in one burst and ends with Enter is a code.
+// A keyboard, or a hand scanner that types eighteen digits and Enter. No amount is as long, so nothing depends on how
+// fast it types.
 
-const BURST_MS = 50; // between the keys of a hand scanner; no hand is as fast
-const SHORTEST_SCAN = 14;
+import { CODE_DIGITS } from "./code.js";
 
-// Calls `scanned(digits)`, `typed(digits)` and `pressed(key)` for Enter, Backspace and Escape. Fields keep their keys.
-export function listen(target, { scanned, typed, pressed }) {
-  let burst = "";
-  let timer = 0;
-  const flush = () => {
-    if (burst) typed(burst);
-    burst = "";
-  };
+// Calls `typed(digit, first)` for each digit (`first`: of those that follow each other), `scanned(code, before)` where
+// the last of them before Enter are a code and `before` came before it, and `pressed(key)` for other keys that count.
+export function listen(target, { typed, scanned, pressed }) {
+  let run = "";
   target.addEventListener("keydown", (event) => {
-    if (event.target.closest?.("input, textarea") || event.ctrlKey || event.altKey || event.metaKey) return;
-    clearTimeout(timer);
+    if (event.target.closest?.("input") || event.ctrlKey || event.altKey || event.metaKey) return;
     if (/^\d$/.test(event.key)) {
-      burst += event.key;
-      timer = setTimeout(flush, BURST_MS);
-    } else if (event.key === "Enter" && burst.length >= SHORTEST_SCAN) {
+      run += event.key;
+      typed(event.key, run.length === 1);
+      return;
+    }
+    const told = run;
+    run = "";
+    if (event.key === "Enter" && told.length >= CODE_DIGITS) {
       event.preventDefault(); // it would press the button that has the focus
-      const digits = burst;
-      burst = "";
-      scanned(digits);
+      scanned(told.slice(-CODE_DIGITS), told.slice(0, -CODE_DIGITS));
+    } else if (event.key === "Enter" && event.target.closest?.("button")) {
+      // the button is pressed by the browser
     } else if (["Enter", "Backspace", "Escape"].includes(event.key)) {
-      flush();
-      if (event.key === "Enter" && event.target.closest?.("button")) return;
       pressed(event.key);
     }
   });

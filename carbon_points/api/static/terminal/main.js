@@ -24,6 +24,7 @@ class Page {
   offers = null;
   fenPerPoint = 0;
   merchantName = null;
+  #typedBefore = "";
   #stopCamera = () => {};
 
   async open() {
@@ -35,8 +36,11 @@ class Page {
     this.identity = await Identity.load(this.journal);
     this.#watchNetwork();
     listen(document, {
-      scanned: (digits) => this.scannedByHand(digits),
-      typed: (digits) => this.type(digits),
+      typed: (digit, first) => {
+        if (first) this.#typedBefore = this.state.digits;
+        this.type(digit);
+      },
+      scanned: (code, before) => this.scannedByHand(code, before),
       pressed: (key) => this.pressed(key),
     });
     document.addEventListener("pointerdown", allowSound, { once: true });
@@ -53,7 +57,7 @@ class Page {
     await this.till.open();
     const left = this.till.blocking;
     this.go(left ? "attempt" : "take", left ? { reference: left.reference } : {});
-    await this.#learn();
+    await Promise.all([this.#learn(), this.till.learnBatch()]);
   }
 
   // What a point is worth here, and what can be had.
@@ -194,16 +198,19 @@ class Page {
     }
   }
 
-  // A hand scanner works from where the amount is typed, too.
-  scannedByHand(digits) {
-    if (this.state.screen === "scan") return this.scanned(digits);
-    const wanted = Number(this.state.digits);
-    if (this.state.screen !== "take") return undefined;
+  // A hand scanner works from where the amount is typed, too; its digits are taken out of the amount again.
+  scannedByHand(code, before) {
+    const { screen } = this.state;
+    if (screen === "scan") return this.scanned(code);
+    if (screen !== "take") return undefined;
+    const digits = this.#typedBefore + before;
+    const wanted = Number(digits);
+    this.#set({ digits });
     if (!wanted) return this.#set({ note: t("scanFirst") });
-    if (!isPaymentCode(digits) || !this.reachable) return this.scan();
+    if (!isPaymentCode(code) || !this.reachable) return this.scan();
     if (this.#mustWait()) return undefined;
     this.go("scan", { what: { points: wanted } });
-    return this.scanned(digits);
+    return this.scanned(code);
   }
 
   // Back to the beginning; where nothing was taken, with the same amount.
@@ -226,10 +233,10 @@ class Page {
     this.go("attempt", { reference: await this.till.refund(entry, wanted) });
   }
 
-  async closeBatch() {
+  async closeBatch(theirs) {
     this.go("book", { waiting: true });
     const { batch, totals } = this.till;
-    const answer = await this.till.closeBatch();
+    const answer = await this.till.closeBatch(theirs);
     const agreed = answer.answered && answer.body.answer === "agreed";
     if (answer.answered) signal(agreed ? "paid" : "failed");
     this.go("closed", { closing: { answer, batch, mine: totals } });

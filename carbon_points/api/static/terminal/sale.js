@@ -84,6 +84,22 @@ export function totals(entries, batch) {
   return sums;
 }
 
+// Entries that count in the next batch, since the server closed this one without them: anew, with its number.
+export function carriedOver(entries, { lines, batch, next }) {
+  const told = new Set(lines.map((line) => `${line.kind} ${line.redemption_id}`));
+  const missing = (kind, entry, of) => of === batch && !told.has(`${kind} ${entry.redemption_id}`);
+  const carried = [];
+  for (const entry of entries) {
+    if (entry.phase !== "done") continue;
+    const kind = entry.kind === "refund" ? "refund" : "sale";
+    const [sale, end] = [missing(kind, entry, entry.batch), missing("reversal", entry, entry.ended_batch)];
+    if (sale || end) {
+      carried.push({ ...entry, batch: sale ? next : entry.batch, ended_batch: end ? next : entry.ended_batch });
+    }
+  }
+  return carried;
+}
+
 function newSum() {
   return { count: 0, points: 0, fen: 0 };
 }

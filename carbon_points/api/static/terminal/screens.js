@@ -106,17 +106,14 @@ export function attempt(page) {
 function outcome(page, entry) {
   const { word, code } = entry.outcome;
   const onwards = (text) => button("main", t(text), () => page.fresh());
-  const taken = sumOf(entry.captured_points, entry.captured_fen);
   if (word === "reversed") {
     const { what, next } = entry.why ? problem(entry.why) : { what: t("reversedWhat"), next: t("reversedNext") };
     return [result("failed", t("failure"), { said: [t("reversedDone"), what], next }), onwards("again")];
   }
   if (code) return [refusal(code), onwards(word === "declined" && entry.kind === "sale" ? "again" : "next")];
-  const [sum, said] = {
-    paid: [taken, entry.title ?? t("paidTaken")],
-    undone: [taken, t("undoneDone")],
-    refunded: [sumOf(entry.points, entry.amount_fen), t("refundedDone")],
-  }[word];
+  const refund = entry.kind === "refund";
+  const sum = refund ? sumOf(entry.points, entry.amount_fen) : sumOf(entry.captured_points, entry.captured_fen);
+  const said = { paid: entry.title ?? t("paidTaken"), undone: t("undoneDone"), refunded: t("refundedDone") }[word];
   return [result("paid", t("success"), { sum, said: [said] }), onwards("next")];
 }
 
@@ -184,6 +181,7 @@ export function entry(page) {
   const entry = page.till.entries.get(page.state.reference);
   const { reference, title } = entry;
   const left = refundable(entry);
+  const undoable = canBeUndone(entry) && entry.batch === page.till.batch; // later it can only be refunded
   const why = entry.outcome?.code ?? entry.refused;
   const disabled = !page.reachable || Boolean(page.till.closing);
   const digits = entry.offer ? String(left) : ""; // whole, unless somebody types another number
@@ -198,7 +196,7 @@ export function entry(page) {
     isOpen(entry) && button("other", t("tryNow"), () => page.till.hurry()),
     left > 0 && button("main push", t(entry.offer ? "refundItem" : "refundPart"),
       () => page.go("refund", { reference, digits }), disabled),
-    canBeUndone(entry) && button("other danger", t("undo"), () => page.go("undo", { reference }), disabled),
+    undoable && button("other danger", t("undo"), () => page.go("undo", { reference }), disabled),
   ];
 }
 
@@ -235,9 +233,14 @@ export function closed(page) {
       const sum = sumOf(owed("points"), owed("fen"));
       return [result("paid", t("agreed"), { sum, said: [t("agreedWhat", { n: batch })] }), home];
     }
-    case "not-agreed":
+    case "not-agreed": {
+      const next = told.next_batch;
+      const carried = [t("carried", { n: next })];
+      if (next) return [result("pending", t("closedBefore", { n: batch }), { said: carried }), home];
       return [result("failed", t("not-agreed"), { said: [t("notAgreedWhat")] }), difference(mine, told.totals),
-        strangers(page, told.lines ?? []), home];
+        strangers(page, told.lines ?? []), home,
+        button("other danger", t("closeTheirs"), () => page.closeBatch(told.totals))];
+    }
     default:
       return [result("pending", t("cannot-confirm"), { said: [t("cannotConfirmWhat")] }), home];
   }
@@ -256,10 +259,11 @@ function strangers(page, lines) {
   const { batch, newestFirst } = page.till;
   const ours = newestFirst.filter((e) => e.kind === "sale" && e.captured_points && e.batch === batch);
   const known = new Set(ours.map((e) => e.redemption_id));
-  const told = new Set(lines.map((line) => line.redemption_id));
+  const sales = lines.filter((line) => line.kind === "sale");
+  const told = new Set(sales.map((line) => line.redemption_id));
   const row = (said, id, count) => h("li", {}, h("b", {}, t(said)), ` ${t("nPoints", { n: points(count) })} `,
     h("span", { class: "quiet" }, id));
-  const theirs = lines.filter((line) => !known.has(line.redemption_id));
+  const theirs = sales.filter((line) => !known.has(line.redemption_id));
   const only = ours.filter((e) => !told.has(e.redemption_id));
   const rows = [
     ...theirs.map((line) => row("onlyServer", line.redemption_id, line.points)),

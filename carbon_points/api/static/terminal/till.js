@@ -81,21 +81,44 @@ export class Till extends EventTarget {
 
   // What the server says of our totals: {answered, status, body}. Until it has said so the same question goes by the
   // same key, and nothing else begins: what is sold meanwhile would be of a batch that nobody knows.
-  async closeBatch() {
-    this.closing ??= { batch: this.batch, content: this.totals, key: newReference(Date.now()) };
-    const { batch, content, key } = this.closing;
+  // `totals`: the server's, where somebody has compared them and takes them for right.
+  async closeBatch(totals = this.totals) {
+    this.closing ??= { batch: this.batch, totals, key: newReference(Date.now()) };
+    const { batch, key } = this.closing;
     await this.journal.know(`closing of ${this.owner}`, this.closing);
-    const { merchant, terminal } = this.identity;
-    const path = `/v1/merchants/${encodeURIComponent(merchant)}/terminals/${encodeURIComponent(terminal)}/batches`;
-    const answer = await this.network.post(`${path}/${batch}/close`, key, content);
+    const answer = await this.network.post(`${this.#batches()}/${batch}/close`, key, this.closing.totals);
     if (!answer.answered || answer.body.retryable === "same-key") return { ...answer, answered: false };
-    if (answer.status < 300 && answer.body.answer === "agreed") {
-      this.batch = answer.body.next_batch ?? batch + 1;
-      await this.journal.know(`batch of ${this.owner}`, this.batch);
-    }
+    const { answer: word, lines = [], next_batch: next, facts } = answer.body;
+    if (word === "agreed") await this.#inBatch(next);
+    if (word === "not-agreed" && next) await this.#carryOver({ lines, batch, next });
+    if (facts?.open_batch) await this.#inBatch(facts.open_batch);
     this.closing = undefined;
     await this.journal.forget(`closing of ${this.owner}`);
     return answer;
+  }
+
+  // A phone that is new to its terminal asks which batch that is in.
+  async learnBatch() {
+    if (this.entries.size || (await this.journal.known(`batch of ${this.owner}`))) return;
+    const found = await this.network.get(`${this.#batches()}?limit=1`);
+    if (!found.answered || found.status >= 300) return;
+    const [newest] = found.body.data;
+    if (newest) await this.#inBatch(newest.status === "open" ? newest.batch : newest.batch + 1);
+  }
+
+  #batches() {
+    const { merchant, terminal } = this.identity;
+    return `/v1/merchants/${encodeURIComponent(merchant)}/terminals/${encodeURIComponent(terminal)}/batches`;
+  }
+
+  async #inBatch(batch) {
+    await this.journal.know(`batch of ${this.owner}`, batch);
+    this.batch = batch;
+  }
+
+  async #carryOver({ lines, batch, next }) {
+    await this.#inBatch(next);
+    for (const entry of machine.carriedOver(this.entries.values(), { lines, batch, next })) await this.#put(entry);
   }
 
   // Whoever waits to repeat does so now: the network is back, or somebody asked for it.

@@ -114,6 +114,9 @@ export const WORDS = {
     "本批没有结。请核对下面不同的交易，并联系运营方。",
     "The batch stays open. Check the differences below and call the operator.",
   ],
+  closeTheirs: ["以服务器为准，结批", "Close by the server's totals"],
+  closedBefore: ["第 {n} 批已经结过", "Batch {n} is closed already"],
+  carried: ["此后的交易已移到第 {n} 批，请再结一次。", "What came after it is in batch {n} now. Close that one."],
   "cannot-confirm": ["暂不能确认", "Cannot confirm now"],
   cannotConfirmWhat: ["服务器还有未完成的交易。请过几分钟再结批。", "The server still has open sales. Close the batch in a few minutes."],
   closeUnknown: [
@@ -237,6 +240,10 @@ export const PROBLEMS = {
   "refund-exceeds-captured": [["退的比收的多", "More than was taken"], LOOK],
   "redemption-unknown": [["没有这一笔", "No such sale"], LOOK],
   "redemption-not-captured": [["这一笔没有收积分，不能退", "No points were taken, so none can be refunded"], LOOK],
+  "batch-not-open": [
+    ["批次号与服务器不同，已更正", "The batch's number was not the server's; it is now"],
+    ["请再结一次。", "Close it again."],
+  ],
   "batch-closed": [["这一批已经结过", "This batch is closed already"], CALL],
   "no-answer": [["没有连上服务器", "The server did not answer"], ["请检查网络后再试。", "Check the network and try again."]],
 };
