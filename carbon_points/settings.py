@@ -35,6 +35,8 @@ class Settings(Struct, frozen=True):
     region: str = "330500"  # GB/T 2260 code, in serials: Huzhou
     scheme: str = "HZTDR"  # the programme's short name, in serials
     log: Literal["critical", "error", "warning", "info", "debug"] = "info"
+    webhooks_http: bool = False  # for development: webhooks without TLS
+    webhooks_internal: bool = False  # for development and closed networks: webhooks to internal addresses
 
     @property
     def journal_url(self) -> str:
@@ -50,6 +52,11 @@ class Settings(Struct, frozen=True):
     def directory_url(self) -> str:
         """For SQLAlchemy: bindings and keys, which are not in the log and cannot be rebuilt from it."""
         return self._alchemy("directory.sqlite")
+
+    @property
+    def webhooks_url(self) -> str:
+        """For SQLAlchemy: endpoints of webhooks and what is to be told to them."""
+        return self._alchemy("webhooks.sqlite")
 
     @property
     def postgres(self) -> bool:

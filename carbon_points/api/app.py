@@ -29,6 +29,7 @@ from carbon_points.api import (
     residents,
     sources,
     terminals,
+    webhooks,
 )
 from carbon_points.api.access import KnownParameters, security_of, stamped
 from carbon_points.api.installation import BODY_MOST, Installation
@@ -93,6 +94,7 @@ def create_app(installation: Installation) -> Litestar:
         rankings,
         health,
         payers,
+        webhooks,
     )
     handlers = [handler for feature in features for handler in feature.handlers]
     for handler in handlers:
@@ -152,6 +154,7 @@ def _description() -> OpenAPIConfig:
         path="/docs",
         components=Components(security_schemes=_SECURITY),
         tags=[Tag(name=n) for n in _TAGS],
+        webhooks=webhooks.sent,
         render_plugins=[
             ScalarRenderPlugin(
                 path=["/", "/reference"],
@@ -179,5 +182,6 @@ _TAGS = (
     "fund",
     "city",
     "rankings",
+    "webhooks",
     "health",
 )

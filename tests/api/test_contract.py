@@ -53,6 +53,8 @@ def known(served_city: City) -> Known:
     sold = city.done(city.post(f"/v1/lots/{lot}/sales", sale(2)))["sale_id"]
     captured = city.captured(resident, 100)
     settled = city.done(city.post("/v1/merchants/shop/settlements"))["settlement_id"]
+    endpoint = city.done(city.post("/v1/webhooks", {"url": "https://127.0.0.1.invalid/", "merchant": "shop"}))
+    event = city.done(city.get("/v1/events", merchant="shop"))["data"][0]["id"]
     places = {
         "resident": resident,
         "action_id": city.recorded()["action_id"],
@@ -60,6 +62,8 @@ def known(served_city: City) -> Known:
         "pool_id": pool,
         "lot_id": lot,
         "settlement_id": settled,
+        "endpoint_id": endpoint["endpoint_id"],
+        "event_id": event,
         "consent_id": city.get(f"/v1/residents/{resident}").json()["consents"][0]["id"],
         "merchant": "shop",
         "terminal": "t2",
