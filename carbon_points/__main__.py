@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime, time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from carbon_points import __version__, settings
 from carbon_points.api import settling
-from carbon_points.api.installation import Installation, create_installation, done, open_installation
+from carbon_points.api.installation import Installation, allowed, create_installation, done, open_installation
 from carbon_points.api.intake import Tally
 from carbon_points.directory import ROLES, Role
 from carbon_points.domain.account import LapseDue
+from carbon_points.domain.merchant import MerchantUnknown
 from carbon_points.domain.methodology import PublishMethodology, parse
 from carbon_points.domain.refusal import Refusal
 from carbon_points.domain.source import ChangeSource, NothingToChange, RegisterSource
@@ -38,6 +40,9 @@ from carbon_points.journal.recorder import Unreachable
 from carbon_points.judges import calm_collector
 from carbon_points.projections import residents, trial_balance
 from carbon_points.projections.rows import Snapshot
+from carbon_points.webhooks.deliveries import DELIVERY_STATUSES, DeliveryStatus
+from carbon_points.webhooks.endpoints import Endpoint, new_endpoint_id
+from carbon_points.webhooks.messages import EVENT_TYPES, EventType
 
 NICE = 5  # of the process that follows
 SWITCH_SECONDS = 0.001  # how long a thread may keep another from the interpreter; five times that is Python's own
@@ -168,12 +173,14 @@ def serve(host: str | None, port: int | None, plain: bool) -> None:
 @cli.command(hidden=True)
 @as_json
 def follow(plain: bool) -> None:
-    """Follow the log, as `serve` on PostgreSQL has it done, until standard input ends."""
+    """Follow the log and deliver webhooks, as `serve` on PostgreSQL has it done, until standard input ends."""
     with opened() as installation:
         calm_collector()
         os.nice(NICE)  # who writes has the processor first
         for number in (signal.SIGINT, signal.SIGTERM):  # whoever started us says when to stop, by the end of our input
             signal.signal(number, signal.SIG_IGN)
+        assert installation.deliverer is not None, "an installation that was opened delivers"
+        installation.deliverer.start()
         installation.follower.heed(sys.stdin.buffer)
         positions = installation.read_model.positions()
     show(plain, {"positions": positions})
@@ -466,6 +473,177 @@ def publish_methodology(file: Path, plain: bool) -> None:
         command = PublishMethodology(methodology=table.id, version=table.version, table=text)
         outcome = done(installation.journal.commit([Write(command)])[0])
     show(plain, {"id": table.id, "version": table.version, "published": not outcome.replayed})
+
+
+# -- webhooks --------------------------------------------------------------------------------------------------------
+
+
+@cli.group()
+def webhooks() -> None:
+    """Who is told what happens, and what became of it."""
+
+
+@webhooks.command("add")
+@click.argument("url")
+@click.option("--merchant", help="Tell what concerns this merchant.")
+@click.option("--app", "app_name", help="Tell this app everything.")
+@click.option("--type", "types", type=click.Choice(EVENT_TYPES), multiple=True, help="Default: all.")
+@as_json
+def add_webhook(
+    url: str, merchant: str | None, app_name: str | None, types: tuple[EventType, ...], plain: bool
+) -> None:
+    """Tell an address what happens from now on. Its secret is shown here, and by `rotate`."""
+    if (merchant is None) == (app_name is None):
+        raise click.UsageError("an endpoint is a merchant's or an app's: --merchant or --app")
+    with opened() as installation:
+        allowed(installation.settings).check(url)
+        if merchant is not None and not installation.journal.state(f"merchant/{merchant}").name:
+            raise MerchantUnknown(merchant=merchant)
+        made, secret, _ = installation.endpoints.add(
+            new_endpoint_id(),
+            url=url,
+            merchant=merchant,
+            app=app_name,
+            types=types,
+            positions=installation.journal.heads(),
+            now=installation.clock(),
+        )
+    show(plain, {**_webhook(made), "secret": secret})
+
+
+@webhooks.command("list")
+@click.option("--merchant", help="Of this one.")
+@as_json
+def list_webhooks(merchant: str | None, plain: bool) -> None:
+    """All endpoints, without their secrets."""
+    found: list[Endpoint] = []
+    with opened() as installation:
+        while page := installation.endpoints.all(merchant=merchant, after=found[-1].endpoint_id if found else None):
+            found += page
+    lines = [(e.endpoint_id, e.merchant or e.app, e.url, e.reason or e.status, e.sequence) for e in found]
+    columns = ("endpoint", "of", "url", "status", "told")
+    show(plain, {"webhooks": [_webhook(one) for one in found]}, lambda: rows("webhooks", columns, lines))
+
+
+def _webhook(one: Endpoint) -> dict[str, Any]:
+    told: dict[str, Any] = msgspec.to_builtins(one)
+    del told["positions"]
+    return told
+
+
+@webhooks.command("disable")
+@click.argument("endpoint_id")
+@as_json
+def disable_webhook(endpoint_id: str, plain: bool) -> None:
+    """Tell it nothing until it is enabled again. The log keeps what it misses."""
+    with opened() as installation:
+        changed = installation.endpoints.change(endpoint_id, now=installation.clock(), enabled=False)
+    show(plain, _webhook(changed))
+
+
+@webhooks.command("enable")
+@click.argument("endpoint_id")
+@click.option("--skip-missed", is_flag=True, help="Not what happened meanwhile.")
+@as_json
+def enable_webhook(endpoint_id: str, skip_missed: bool, plain: bool) -> None:
+    """Tell it again, and what it missed."""
+    with opened() as installation:
+        heads = installation.journal.heads() if skip_missed else None
+        changed = installation.endpoints.change(endpoint_id, now=installation.clock(), enabled=True, positions=heads)
+    show(plain, _webhook(changed))
+
+
+@webhooks.command("remove")
+@click.argument("endpoint_id")
+@as_json
+def remove_webhook(endpoint_id: str, plain: bool) -> None:
+    """Forget it, its secrets and its deliveries."""
+    with opened() as installation:
+        removed = installation.endpoints.remove(endpoint_id)
+    show(plain, _webhook(removed))
+
+
+@webhooks.command("rotate")
+@click.argument("endpoint_id")
+@as_json
+def rotate_webhook(endpoint_id: str, plain: bool) -> None:
+    """A new secret, shown here. For a day the former one signs beside it."""
+    with opened() as installation:
+        secret, _ = installation.endpoints.rotate(endpoint_id, new_endpoint_id(), now=installation.clock())
+    show(plain, {"endpoint_id": endpoint_id, "secret": secret})
+
+
+@webhooks.command("deliveries")
+@click.argument("endpoint_id")
+@click.option("--status", type=click.Choice(DELIVERY_STATUSES), help="Default: all.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
+@as_json
+def list_deliveries(endpoint_id: str, status: DeliveryStatus | None, limit: int, plain: bool) -> None:
+    """What was told or is to be, the newest first."""
+    with opened() as installation:
+        installation.endpoints.one(endpoint_id)
+        found = installation.deliveries.of(endpoint_id, status=status, limit=limit)
+    lines = [(d.sequence, d.type, d.event_id, d.status, d.tries, d.answer or "", d.next_at or "") for d in found]
+    columns = ("number", "type", "event", "status", "tries", "answer", "next try")
+    show(plain, {"deliveries": found}, lambda: rows("deliveries", columns, lines))
+
+
+@webhooks.command("resend")
+@click.argument("endpoint_id")
+@click.argument("first", type=click.IntRange(1))
+@click.argument("last", type=click.IntRange(1), required=False)
+@click.option("--status", type=click.Choice(DELIVERY_STATUSES), help="Only those that stand so.")
+@as_json
+def resend_deliveries(
+    endpoint_id: str, first: int, last: int | None, status: DeliveryStatus | None, plain: bool
+) -> None:
+    """Send again what has the numbers FIRST to LAST, or FIRST alone: under the same ids and numbers."""
+    with opened() as installation:
+        now = installation.clock()
+        count = installation.deliveries.resend(endpoint_id, first, last or first, now=now, status=status)
+    show(plain, {"deliveries": count})
+
+
+@cli.command()
+@click.option("--forward-to", required=True, metavar="URL", help="Of a server on your machine.")
+@click.option("--merchant", help="Only what concerns this merchant.")
+@click.option("--at", default="http://127.0.0.1:8000", show_default=True, metavar="URL", help="Of the installation.")
+@click.option("--key", envvar="CARBON_KEY", required=True, help="An app's or operator's. Better in CARBON_KEY.")
+@click.option("--secret", help="whsec_... Default: a new one, which is shown.")
+@click.option("--after", default="now", show_default=True, help="`after` of GET /v1/events; `start`: all there is.")
+@click.option("--count", type=click.IntRange(1), help="Stop after so many.")
+@as_json
+def listen(
+    forward_to: str,
+    merchant: str | None,
+    at: str,
+    key: str,
+    secret: str | None,
+    after: str,
+    count: int | None,
+    plain: bool,
+) -> None:
+    """Hand an installation's events to a local server as it would get webhooks, until you stop it."""
+    import httpx
+
+    from carbon_points.listen import listen as follow_events
+    from carbon_points.webhooks.endpoints import new_secret
+
+    secret = secret or new_secret()
+    if plain:
+        show(plain, {"secret": secret})
+    else:
+        console.print(f"signing with {secret}; Ctrl-C ends", highlight=False)
+    try:
+        for one in islice(follow_events(at, key, forward_to, secret, merchant=merchant, after=after), count):
+            if plain:
+                show(plain, one)
+            else:
+                console.print(f"{one.sequence:6} {one.type:22} {one.id} {escape(one.answer)}", highlight=False)
+    except KeyboardInterrupt:
+        console.print("stopped")
+    except httpx.TransportError as error:
+        raise OSError(f"{at}: {error}") from None
 
 
 # -- the log ---------------------------------------------------------------------------------------------------------

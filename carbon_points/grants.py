@@ -12,8 +12,8 @@ GRANT SELECT, UPDATE ON {schema}.counter TO {role};
 GRANT SELECT, INSERT, UPDATE ON {schema}.states TO {role};
 """
 _BESIDE = """\
-GRANT USAGE ON SCHEMA read, directory TO {role};
-GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA read, directory TO {role};
+GRANT USAGE ON SCHEMA read, directory, webhooks TO {role};
+GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA read, directory, webhooks TO {role};
 -- a rebuild makes the schema read anew, and with it the rights
 ALTER DEFAULT PRIVILEGES GRANT USAGE ON SCHEMAS TO {role};
 ALTER DEFAULT PRIVILEGES GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO {role};

@@ -40,6 +40,8 @@ class Settings(Struct, frozen=True):
     settle_at: str = "02:30"  # when the server settles the day before, in China; "off": never
     pay_daily: bool = False  # and whether it then pays what waits, while the fund suffices
     log: Literal["critical", "error", "warning", "info", "debug"] = "info"
+    webhooks_http: bool = False  # for development: webhooks without TLS
+    webhooks_internal: bool = False  # for development and closed networks: webhooks to internal addresses
 
     @property
     def journal_url(self) -> str:
@@ -55,6 +57,11 @@ class Settings(Struct, frozen=True):
     def directory_url(self) -> str:
         """For SQLAlchemy: bindings and keys, which are not in the log and cannot be rebuilt from it."""
         return self._alchemy("directory.sqlite")
+
+    @property
+    def webhooks_url(self) -> str:
+        """For SQLAlchemy: endpoints of webhooks and what is to be told to them."""
+        return self._alchemy("webhooks.sqlite")
 
     @property
     def postgres(self) -> bool:

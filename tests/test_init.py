@@ -17,7 +17,7 @@ from tests.api.city import City, apart, city_in
 from tests.test_command_line import Installed
 
 TABLES = {f"{one.table.id}/{one.table.version}" for one in shipped()}
-EVERYTHING = ["p000", "p001", "p002", "subject key", "directory", "read models"]
+EVERYTHING = ["p000", "p001", "p002", "subject key", "directory", "read models", "webhooks"]
 
 
 # -- init ------------------------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from carbon_points.api import (
     settlements,
     sources,
     terminals,
+    webhooks,
 )
 from carbon_points.api.access import KnownParameters, security_of, stamped
 from carbon_points.api.installation import BODY_MOST, Installation
@@ -101,6 +102,7 @@ def create_app(installation: Installation) -> Litestar:
         rankings,
         health,
         payers,
+        webhooks,
     )
     handlers = [handler for feature in features for handler in feature.handlers]
     for handler in handlers:
@@ -160,6 +162,7 @@ def _description() -> OpenAPIConfig:
         path="/docs",
         components=Components(security_schemes=_SECURITY),
         tags=[Tag(name=n) for n in _TAGS],
+        webhooks=webhooks.sent,
         render_plugins=[
             ScalarRenderPlugin(
                 path=["/", "/reference"],
@@ -188,5 +191,6 @@ _TAGS = (
     "fund",
     "city",
     "rankings",
+    "webhooks",
     "health",
 )

@@ -17,6 +17,7 @@ from litestar.openapi.spec import Example
 from litestar.params import Body, HeaderParameter, QueryParameter
 from msgspec import Struct
 
+from carbon_points import __version__
 from carbon_points.api.orders import Finisher, Orders, done
 from carbon_points.api.problems import ApiError
 from carbon_points.api.roots import Roots
@@ -34,6 +35,10 @@ from carbon_points.projections.loop import Follower
 from carbon_points.projections.ranker import Ranker
 from carbon_points.projections.read_model import ReadModel
 from carbon_points.settings import Settings
+from carbon_points.webhooks.deliverer import AT_ONCE_MOST, Deliverer
+from carbon_points.webhooks.deliveries import Deliveries
+from carbon_points.webhooks.endpoints import Endpoints, WebhooksIncomplete
+from carbon_points.webhooks.sending import Allowed, Sender
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -46,6 +51,7 @@ FEED_SECONDS = 2.0  # how long the one who feeds Redis, for whom nobody waits, w
 DEADLINE_SECONDS = 20.0  # of a write: then its caller is told to send it again, whatever the database does
 POSITION_HEADER = "Carbon-Position"
 REPLAYED_HEADER = "Idempotency-Replayed"
+AGENT = f"carbon_points/{__version__}"  # to those whom we call
 
 
 class Installation(Struct, frozen=True):
@@ -62,6 +68,9 @@ class Installation(Struct, frozen=True):
     orders: Orders
     finisher: Finisher
     roots: Roots
+    endpoints: Endpoints
+    deliveries: Deliveries
+    deliverer: Deliverer | None  # None: another process delivers
 
     async def write(self, command: Command, facts: object = None, view: View | None = None) -> Outcome:
         """Have a command decided and made durable. Raises its Refusal, Unavailable, or Overloaded."""
@@ -109,17 +118,22 @@ class Installation(Struct, frozen=True):
             raise ApiError("position-not-reached", min_position)
 
     def start(self) -> None:
-        """What works beside the calls: following the log, and finishing what was left."""
+        """What works beside the calls: following the log, finishing what was left, and telling of it."""
         self.follower.start()
         self.finisher.start()
+        if self.deliverer is not None:
+            self.deliverer.start()
 
     def close(self) -> None:
+        if self.deliverer is not None:
+            self.deliverer.stop()
         self.finisher.stop()
         self.follower.stop()
         self.read_model.close()
         self.cache.close()
         self.journal.close()
         self.directory.close()
+        self.endpoints.close()
 
 
 class Together(Generic[Group, Found]):
@@ -192,16 +206,19 @@ def utc_now() -> datetime:
 def open_installation(
     settings: Settings, *, clock: Callable[[], datetime] = utc_now, command: Sequence[str] = ()
 ) -> Installation:
-    """Everything of an installation, opened; nothing is started. With a `command`, that program will follow the log.
+    """Everything of an installation, opened; nothing is started. With a `command`, that program will follow the log and
+    deliver webhooks.
 
     A log without any methodology is new: it adopts the tables that this release ships. Later ones are published
     by hand.
     """
     journal = open_journal(settings.journal_url, partitions=settings.partitions, clock=clock)
     adopt(journal)
+    key = subject_key(settings.subject_key, Path(settings.data_dir))
     try:
-        directory = Directory(settings.directory_url, subject_key(settings.subject_key, Path(settings.data_dir)))
-    except DirectoryIncomplete:
+        directory = Directory(settings.directory_url, key)
+        deliveries = Deliveries(Endpoints(settings.webhooks_url, key))
+    except (DirectoryIncomplete, WebhooksIncomplete):
         journal.close()
         raise
     read_model = ReadModel(settings.read_url)
@@ -226,7 +243,19 @@ def open_installation(
         Orders(journal, lambda write: deadlines.watched(journal.ask(write))),
         Finisher(journal, read_model, follower, clock),
         Roots(journal, settings.folder / "roots.json"),
+        deliveries.endpoints,
+        deliveries,
+        None if command else Deliverer(journal, deliveries, sender_of(settings), clock=clock),
     )
+
+
+def sender_of(settings: Settings) -> Callable[[], Sender]:
+    return lambda: Sender(allowed(settings), agent=AGENT, most=AT_ONCE_MOST)
+
+
+def allowed(settings: Settings) -> Allowed:
+    """What webhooks may reach."""
+    return Allowed(http=settings.webhooks_http, internal=settings.webhooks_internal)
 
 
 def adopt(journal: Journal) -> tuple[str, ...]:
@@ -261,8 +290,10 @@ def create_installation(settings: Settings, *, partitions: int | None = None, di
     folder = Path(settings.data_dir)
     if not settings.subject_key and not (folder / KEY_FILE).exists():
         made.append("subject key")
-    directory = Directory(settings.directory_url, subject_key(settings.subject_key, folder))
+    key = subject_key(settings.subject_key, folder)
+    directory = Directory(settings.directory_url, key)
     read_model = ReadModel(settings.read_url)
+    endpoints = Endpoints(settings.webhooks_url, key)
     journal = open_journal(settings.journal_url)
     try:
         adopted = adopt(journal)
@@ -270,7 +301,8 @@ def create_installation(settings: Settings, *, partitions: int | None = None, di
         journal.close()
         read_model.close()
         directory.close()
-    made += ["directory"] * directory.made + ["read models"] * read_model.made
+        endpoints.close()
+    made += ["directory"] * directory.made + ["read models"] * read_model.made + ["webhooks"] * endpoints.made
     return Initialised(created.partitions, tuple(made), created.distributed, adopted)
 
 

@@ -32,6 +32,8 @@ PLACES = {
     "source": "nobody",
     "methodology": "nothing",
     "certificate": "none",
+    "endpoint_id": "whe_" + "a" * 20,
+    "event_id": "evt_0_1_" + "a" * 10,
 }
 
 

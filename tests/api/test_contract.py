@@ -56,6 +56,8 @@ def known(served_city: City) -> Known:
     city.done(city.post("/v1/merchants/shop/campaigns", {"campaign": "spring", "title": "春"}))
     tea = {"offer": "tea", "title": "茶", "points": 1, "amount_fen": 1, "campaign": "spring"}
     city.done(city.post("/v1/merchants/shop/offers", tea))
+    endpoint = city.done(city.post("/v1/webhooks", {"url": "https://127.0.0.1.invalid/", "merchant": "shop"}))
+    event = city.done(city.get("/v1/events", merchant="shop"))["data"][0]["id"]
     places = {
         "resident": resident,
         "action_id": city.recorded()["action_id"],
@@ -63,6 +65,8 @@ def known(served_city: City) -> Known:
         "pool_id": pool,
         "lot_id": lot,
         "settlement_id": settled,
+        "endpoint_id": endpoint["endpoint_id"],
+        "event_id": event,
         "consent_id": city.get(f"/v1/residents/{resident}").json()["consents"][0]["id"],
         "merchant": "shop",
         "terminal": "t2",
