@@ -39,11 +39,11 @@ PATIENCE_SECONDS = 20.0  # for a process that writes its last rows, though nobod
 
 # -- tables ----------------------------------------------------------------------------------------------------------
 
-_beside = MetaData()
+BESIDE = MetaData()
 PARTS = {  # of rows that are added up
     table: Table(
         f"parts_of_{table.name}",
-        _beside,
+        BESIDE,
         *(Column(column.name, column.type) for column in table.c),
         Column("stretch", BigInteger),
         prefixes=["UNLOGGED"],
@@ -53,7 +53,7 @@ PARTS = {  # of rows that are added up
 }
 WAITING = Table(  # for a look at earlier rows: what became of a report, or an event that moves units
     "waiting",
-    _beside,
+    BESIDE,
     Column("stretch", BigInteger),
     Column("n", BigInteger),
     Column("partition", BigInteger),
@@ -87,7 +87,7 @@ class Model:
     def writing(self) -> Generator[Connection]:
         """A transaction. Raises Replaced: whoever lost its rebuild must not write into the rows of the next."""
         with self._model.writing() as connection:
-            name = stored_name(connection, actions.ACTIONS)
+            name = stored_name(connection, WAITING)  # which is there as long as the model is being filled
             connection.execute(text(f"LOCK TABLE {name} IN ROW EXCLUSIVE MODE"))
             if identity(connection) != self.begun:
                 raise Replaced("another rebuild began meanwhile")
@@ -104,7 +104,7 @@ class Ended(OSError):
 
 def identity(connection: Connection) -> int:
     """Of the tables that are there now."""
-    name = stored_name(connection, actions.ACTIONS)
+    name = stored_name(connection, WAITING)
     return connection.execute(text("SELECT CAST(CAST(:name AS regclass) AS bigint)"), {"name": name}).scalar_one()
 
 
@@ -168,8 +168,8 @@ def _told(event: codec.Event) -> tuple[str, str]:
 def fill(made: ReadModel, journal: Journal, helpers: Sequence[Any] = ()) -> None:
     """Put the log as far as it goes now into an empty model, here and in the processes that help."""
     with made.writing() as connection:
+        BESIDE.create_all(connection, checkfirst=False)
         model = Model(made, identity(connection))
-        _beside.create_all(connection, checkfirst=False)
         for table in LARGE:
             for index in table.indexes:
                 connection.execute(DropIndex(index))
@@ -181,7 +181,7 @@ def fill(made: ReadModel, journal: Journal, helpers: Sequence[Any] = ()) -> None
         for done in [both.submit(_complete, model, table) for table in (*LARGE, *(PARTS.keys() - set(LARGE)))]:
             done.result()
     with model.writing() as connection:
-        _beside.drop_all(connection, checkfirst=False)
+        BESIDE.drop_all(connection, checkfirst=False)
         for partition, position in heads.items():
             connection.execute(insert(POSITIONS), {"partition": partition, "position": position})
 

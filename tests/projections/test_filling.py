@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
 import pytest
 from eventsourcing.persistence import StoredEvent
+from psutil import process_iter
 from sqlalchemy import inspect
 
 from carbon_points.journal.journal import Journal, open_journal
@@ -133,7 +135,7 @@ class TestSeveralProcesses:
         """What a program says that rebuilds with two others; `says` what else is done where a stretch is taken."""
         url = rows.url.render_as_string(hide_password=False)
         command = [sys.executable, "-c", _PROGRAM.format(says=says), journal, url]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
 
     def test_they_make_what_following_makes(self, lived_in: str, live_rows: ReadModel) -> None:
         before = live_rows.dump()
@@ -154,14 +156,27 @@ class TestSeveralProcesses:
         told = self.rebuilt(lived_in, live_rows, "time.sleep(0.05); os.getpid() == first or int('nonsense')")
         assert told.startswith("Ended ValueError: invalid literal")
 
+    def test_none_outlives_whoever_started_them(self, lived_in: str, live_rows: ReadModel) -> None:
+        with pytest.raises(subprocess.CalledProcessError) as killed:
+            self.rebuilt(lived_in, live_rows, "time.sleep(0.05); os.getpid() == first and os.kill(first, 9)")
+        assert killed.value.returncode == -9
+        deadline = time.monotonic() + 20
+        while any(lived_in in " ".join(p.info["cmdline"] or ()) for p in process_iter(["cmdline"])):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
     def test_whoever_lost_its_rebuild_writes_nothing_into_the_next(self, live_rows: ReadModel) -> None:
         with live_rows.beside() as first:
             with first.writing() as connection:
+                staging.BESIDE.create_all(connection)
                 late = staging.Model(first, staging.identity(connection))
             with late.writing():
                 pass
-            with live_rows.beside(), pytest.raises(staging.Replaced), late.writing():
-                pass
+            with live_rows.beside() as second:
+                with second.writing() as connection:
+                    staging.BESIDE.create_all(connection)
+                with pytest.raises(staging.Replaced), late.writing():
+                    pass
 
 
 _PROGRAM = """
