@@ -37,7 +37,7 @@ from carbon_points.ingest import judges_for
 from carbon_points.journal.codec import Unreadable
 from carbon_points.journal.partition import Unavailable, Write
 from carbon_points.journal.recorder import Unreachable
-from carbon_points.judges import calm_collector
+from carbon_points.judges import MOST, calm_collector, cores
 from carbon_points.projections import residents, trial_balance
 from carbon_points.projections.rows import Snapshot
 from carbon_points.webhooks.deliveries import DELIVERY_STATUSES, DeliveryStatus
@@ -654,11 +654,13 @@ def listen(
 def rebuild(plain: bool) -> None:
     """Build the read models again from the log, beside the live ones, then put them in their place."""
     from carbon_points.projections.loop import rebuild as build
+    from carbon_points.projections.staging import helpers
 
-    with opened() as installation:
-        calm_collector()
-        sys.setswitchinterval(SWITCH_SECONDS)
-        found = build(installation.journal, installation.settings.read_url)
+    known = settings.load()
+    calm_collector()
+    count = min(cores(), MOST) - 1 if known.postgres else 0
+    with helpers(count, known.journal_url, known.read_url) as helping, opened() as installation:
+        found = build(installation.journal, known.read_url, helping)
     show(plain, found)
 
 

@@ -88,7 +88,7 @@ def judges(journal_url: str) -> Generator[Judges]:
     lines: list[Any] = []
     processes: list[Any] = []
     try:
-        for _ in range(min(_cores(), MOST)):
+        for _ in range(min(cores(), MOST)):
             line, theirs = context.Pipe()
             process = context.Process(target=_decide, args=(theirs, journal_url), daemon=True)
             process.start()
@@ -107,7 +107,8 @@ def judges(journal_url: str) -> Generator[Judges]:
             process.kill()  # it waits for a database that does not answer
 
 
-def _cores() -> int:
+def cores() -> int:
+    """That this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

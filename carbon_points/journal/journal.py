@@ -223,6 +223,14 @@ class Journal:
             yield from read
             after = read[-1].position
 
+    def events(self, partition: int, after: int, until: int, chunk: int) -> Iterator[list[tuple[int, str, bytes]]]:
+        """The same in chunks, with nothing but what happened: position, type and state."""
+        while after < until and (
+            read := self.partitions[partition].recorder.read_events(after, min(chunk, until - after))
+        ):
+            yield read
+            after = read[-1][0]
+
     def newest(self, stream: str, limit: int, before: int | None = None) -> list[Entry]:
         """A stream's last entries, the newest first; or the last of those before a version."""
         partition = self.partition_of(stream)

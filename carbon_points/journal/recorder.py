@@ -35,6 +35,7 @@ class Recorder(Protocol):
     def append(self, events: Sequence[StoredEvent], claims: Sequence[Claim], states: Sequence[StateRow]) -> int: ...
     def alone(self) -> AbstractContextManager[None]: ...
     def read(self, after: int, limit: int) -> list[Entry]: ...
+    def read_events(self, after: int, limit: int) -> list[tuple[int, str, bytes]]: ...
     def read_at(self, places: Sequence[tuple[str, int]]) -> dict[tuple[str, int], Entry]: ...
     def look(self, keys: Sequence[bytes], wanted: Sequence[tuple[str, str]]) -> tuple[list[Claim], list[StateRow]]: ...
     def claimed(self, keys: Sequence[bytes]) -> dict[bytes, Claim]: ...
@@ -150,6 +151,14 @@ class SQLiteRecorder(SQLiteApplicationRecorder):
 
     def read(self, after: int, limit: int) -> list[Entry]:
         return self._entries("WHERE notification_id > ? ORDER BY notification_id LIMIT ?", (after, limit))
+
+    def read_events(self, after: int, limit: int) -> list[tuple[int, str, bytes]]:
+        """The same with nothing but what happened: position, type and state."""
+        query = (
+            f"SELECT notification_id, topic, state FROM {self.events_table_name} "
+            "WHERE notification_id > ? ORDER BY notification_id LIMIT ?"
+        )
+        return [tuple(row) for row in self._rows(query, (after, limit))]
 
     def read_at(self, places: Sequence[tuple[str, int]]) -> dict[tuple[str, int], Entry]:
         found: dict[tuple[str, int], Entry] = {}
@@ -300,6 +309,14 @@ class PostgresRecorder(PostgresApplicationRecorder):
 
     def read(self, after: int, limit: int) -> list[Entry]:
         return self._entries("WHERE notification_id > %s ORDER BY notification_id LIMIT %s", (after, limit))
+
+    def read_events(self, after: int, limit: int) -> list[tuple[int, str, bytes]]:
+        """The same with nothing but what happened: position, type and state."""
+        return self._rows(
+            "SELECT notification_id, topic, state FROM {schema}.{entries} "
+            "WHERE notification_id > %s ORDER BY notification_id LIMIT %s",
+            (after, limit),
+        )
 
     def read_at(self, places: Sequence[tuple[str, int]]) -> dict[tuple[str, int], Entry]:
         entries = self._entries(

@@ -4,6 +4,7 @@ A behaviour is here its methodology: rides made of taps count once, as rides. Qu
 methodology's unit, exact; a quantity has no meaning across behaviours, and is only told by behaviour.
 """
 
+from collections.abc import Sequence
 from datetime import date
 from decimal import Decimal
 from typing import Any
@@ -89,24 +90,31 @@ class CountyTotal(Struct, frozen=True):
 
 def fold(batch: Batch, made: Made) -> None:
     """A reversal does not say where its action was done: the action's own row does, and brings `take_back`."""
-    made[CITY].add(((day, e.methodology, e.county or ""), _figures(e, 1)) for _, e, day in batch.credited)
+    made[CITY].add((key, _sums(events)) for key, events in batch.city.items())
 
 
 def take_back(made: Made, report: Report, county: str) -> None:
     """Count an action no more that was reversed, if it was."""
     if event := made.taken_back.pop(report, None):
-        made[CITY].add([((event.day, event.methodology, county), _figures(event, -1))])
+        less = tuple([-figure for figure in _sums([event])])
+        made[CITY].add([((event.day, event.methodology, county), less)])
 
 
-def _figures(event: ActionCredited | ActionReversed, sign: int) -> tuple[int, ...]:
-    return sign, sign * int(event.counted * MILLION), sign * event.reduction_mg, sign * event.points
+def _sums(events: Sequence[ActionCredited | ActionReversed]) -> tuple[int, ...]:
+    counted = sum([e.counted for e in events])
+    return len(events), int(counted * MILLION), sum([e.reduction_mg for e in events]), sum([e.points for e in events])
 
 
 def fold_days(batch: Batch, made: Made) -> None:
     rows = made[DAYS]
-    for _, opened in batch.of(AccountOpened):
-        rows.put(day=civil_day(opened.recorded_at), residents=1)
-    rows.add(((day,), (1, e.reduction_mg, e.points, 0)) for _, e, day in batch.credited)
+    opened = sorted([e.recorded_at for _, e in batch.of(AccountOpened)])
+    if opened and civil_day(opened[0]) == civil_day(opened[-1]):  # as nearly always
+        rows.add([((civil_day(opened[0]),), (0, 0, 0, len(opened)))])
+    else:
+        rows.add(((civil_day(at),), (0, 0, 0, 1)) for at in opened)
+    for (day, _, _), events in batch.city.items():
+        actions, _, mg, points = _sums(events)
+        rows.add([((day,), (actions, mg, points, 0))])
     rows.add(((e.day,), (-1, -e.reduction_mg, -e.points, 0)) for _, e in batch.of(ActionReversed))
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from msgspec import Struct
 
@@ -167,13 +167,16 @@ class RebuildReport(Struct, frozen=True):
     seconds: float
 
 
-def rebuild(journal: Journal, url: str) -> RebuildReport:
-    """Make the rows from nothing beside the live ones, which are read and written meanwhile, and put them in place."""
+def rebuild(journal: Journal, url: str, helpers: Sequence[Any] = ()) -> RebuildReport:
+    """Make the rows from nothing beside the live ones, which are read and written meanwhile, and put them in place.
+
+    `helpers` are of `staging.helpers`, for this journal and URL.
+    """
     begun = time.monotonic()
     live = ReadModel(url, keep=True)
     try:
         with live.beside() as made:
-            fill(made, journal)
+            fill(made, journal, helpers)
             follow(journal, made)
             live.replace_with(made, lambda: follow(journal, made))
             entries = sum(live.positions().values())

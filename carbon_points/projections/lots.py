@@ -6,7 +6,6 @@ are moved by the domain's own `evolve`, on lots made from the stored blocks: one
 
 from collections.abc import Sequence
 from datetime import datetime
-from functools import lru_cache
 from typing import Literal
 
 from msgspec import Struct, structs
@@ -265,25 +264,22 @@ class Certificate(Struct, frozen=True):
 def fold(batch: Batch, made: Made) -> None:
     for feature in (_unpooled, _pooled, _pools, _verifications, _lots, _sales, _received, _retirements):
         feature(batch, made)
-    made.units += [e for _, e in batch.events if isinstance(e, LotIssued | UnitsSold | UnitsRetired)]
+    if any(batch.of(kind) for kind in (LotIssued, UnitsSold, UnitsRetired)):
+        made.units += [e for _, e in batch.events if isinstance(e, LotIssued | UnitsSold | UnitsRetired)]
 
 
 def _unpooled(batch: Batch, made: Made) -> None:
     """Milligrams by month that no pool took. What paid a debt was never there to be taken."""
     rows = made[UNPOOLED]
+    for (day, methodology, _), events in batch.city.items():
+        month = month_of(day)
+        rows.add(((methodology, e.version, e.resident, month), (e.reduction_mg - e.debt_mg,)) for e in events)
     rows.add(
-        ((e.methodology, e.version, e.resident, _month(day)), (e.reduction_mg - e.debt_mg,))
-        for _, e, day in batch.credited
-    )
-    rows.add(
-        ((e.methodology, e.version, e.resident, _month(e.day)), (e.debt_mg - e.reduction_mg,))
+        ((e.methodology, e.version, e.resident, month_of(e.day)), (e.debt_mg - e.reduction_mg,))
         for _, e in batch.of(ActionReversed)
     )
     for _, e in batch.of(ReductionsPooled):
         rows.add(((e.methodology, e.version, e.resident, month), (-mg,)) for month, mg in e.taken)
-
-
-_month = lru_cache(month_of)
 
 
 def _pooled(batch: Batch, made: Made) -> None:

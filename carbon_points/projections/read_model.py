@@ -154,7 +154,7 @@ class ReadModel:
         with self.writing() as connection:
             stored = self._locked(connection, partition)
             made = Made()
-            if fresh := fold(partition, entries, stored, made):
+            if fresh := fold(partition, [(e.position, e.type, e.state) for e in entries], stored, made):
                 actions.become(made)
                 actions.become_stored(connection, made)
                 lots.move_units(connection, made)
@@ -333,9 +333,12 @@ class ReadModel:
         assert not waiting, "the copy ended before the live file was locked"
 
 
-def fold(partition: int, entries: Sequence[Entry], stored: int, made: Made) -> int:
-    """Fold what comes after the stored position into `made`, and return how many entries. Raises Gap, Unreadable."""
-    events = [(entry.position, codec.decode(entry.type, entry.state)) for entry in entries if entry.position > stored]
+def fold(partition: int, entries: Sequence[tuple[int, str, bytes]], stored: int, made: Made) -> int:
+    """Fold what comes after the stored position into `made`, and return how many entries. Raises Gap, Unreadable.
+
+    Of the entries it takes position, type and state.
+    """
+    events = [(position, codec.decode(kind, state)) for position, kind, state in entries if position > stored]
     if [position for position, _ in events] != list(range(stored + 1, stored + 1 + len(events))):
         raise Gap(f"partition {partition}: entry {events[0][0]} or one after it does not follow {stored}")
     if events:

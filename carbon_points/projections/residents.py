@@ -63,13 +63,7 @@ class Balance(Struct, frozen=True):
 def fold(batch: Batch, made: Made) -> None:
     rows = made[RESIDENTS]
     for _, opened in batch.of(AccountOpened):
-        rows.put(
-            resident=opened.resident,
-            partition=batch.partition,
-            opened_at=opened.recorded_at,
-            county=opened.county,
-            frozen=False,
-        )
+        rows.tell((opened.resident,), (batch.partition, opened.recorded_at, opened.county, False))
     for _, changed in batch.of(AccountFrozen):
         rows.put(resident=changed.resident, frozen=changed.frozen)
     rows.add(

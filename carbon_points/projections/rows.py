@@ -7,7 +7,7 @@ their order: rows depend neither on where a batch ends nor on how partitions int
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from functools import cache
 from operator import add
 from typing import Any, TypeVar
@@ -127,6 +127,9 @@ class Batch:
             self._by_type.setdefault(type(placed[1]), []).append(placed)
         # They are nearly all there is, and are looked at by many: each with its day, which takes a while to tell.
         self.credited = [(position, event, event.day) for position, event in self.of(ActionCredited)]
+        self.city: dict[tuple[date, str, str], list[ActionCredited]] = {}  # by day, methodology and county
+        for _, event, day in self.credited:
+            self.city.setdefault((day, event.methodology, event.county or ""), []).append(event)
         self.moved = [
             (event, moves)
             for kind, placed in self._by_type.items()
@@ -158,6 +161,7 @@ class Rows:
         self._added = [c.name for c in table.c if c.info.get("merge") == "added"]
         self._empty = {c.name: 0 if _counts(c) else None for c in table.c}
         self._nothing_told = (None,) * len(self._latest)
+        self._nothing_added = (0,) * len(self._added)
         self._sums: dict[Key, tuple[int, ...]] = {}
         self._told: dict[Key, tuple[Any, ...]] = {}
 
@@ -168,7 +172,11 @@ class Rows:
             return
         own = tuple([row[name] for name in self._key])
         self.add([(own, tuple([row.get(name, 0) for name in self._added]))])
-        told = tuple(map(row.get, self._latest))
+        self.tell(own, tuple(map(row.get, self._latest)))
+
+    def tell(self, own: Key, told: tuple[Any, ...]) -> None:
+        """All that is latest of a key, in the order of the columns: null tells nothing."""
+        self._sums.setdefault(own, self._nothing_added)
         if before := self._told.get(own):
             told = tuple([old if new is None else new for old, new in zip(before, told, strict=True)])
         self._told[own] = told
@@ -190,6 +198,15 @@ class Rows:
             return self.written
         told, nothing, sums = self._told, self._nothing_told, self._sums
         return [own + told.get(own, nothing) + sums[own] for own in (sorted(sums) if ordered else sums)]
+
+    def taken(self, *more: Any, only_told: bool = False) -> list[tuple[Any, ...]]:
+        """Whole rows with something more, all or those of which something was told. They are held no longer."""
+        sums, latest, nothing = self._sums, self._told, self._nothing_told
+        self._told = {}
+        if only_told:
+            return [own + told + sums.pop(own) + more for own, told in latest.items()]
+        self._sums = {}
+        return [own + latest.get(own, nothing) + figures + more for own, figures in sums.items()]
 
     def records(self) -> list[dict[str, Any]]:
         """The same by name. What is null may be left out, and is where all that is latest would be."""
@@ -231,24 +248,36 @@ def write(connection: Connection, rows: Rows) -> None:
     if connection.dialect.name != "postgresql":
         statement, processors = _insert_tuples(rows.table, connection.dialect)
         connection.exec_driver_sql(statement, _processed(rows.tuples(), processors))
-    elif not (rows.once and copy(connection, rows)):
+    elif rows.once:
+        copy(connection, rows.table, rows.tuples())
+    else:
         told = msgspec.json.encode(rows.records()).decode()
         connection.execute(_insert_records(rows.table), {"rows": told})
 
 
-def copy(connection: Connection, rows: Rows) -> bool:
-    """Put rows whose keys are not there yet into a table of PostgreSQL the shortest way, if it can be done.
+def copy(connection: Connection, table: Table, rows: list[tuple[Any, ...]]) -> None:
+    """Put whole rows whose keys are not there yet into a table of PostgreSQL the shortest way.
 
-    Rows as lines of JSON are CSV but for their brackets, as long as no text has what JSON escapes.
+    Rows as lines of JSON are CSV but for their brackets, as long as no text has what JSON escapes. Those that have are
+    written by the driver, row by row.
     """
-    lines = _lines.encode_lines(rows.tuples(ordered=False))[1:-2].replace(b"]\n[", b"\n")
-    if b"\\" in lines or any(isinstance(c.type, Json) for c in rows.table.c):
-        return False
-    into = f"COPY {stored_name(connection, rows.table)} FROM STDIN (FORMAT csv, NULL 'null', ENCODING 'UTF8')"
+    if not rows:
+        return
+    into = f"COPY {stored_name(connection, table)} FROM STDIN"
     driver: Any = connection.connection.driver_connection
-    with driver.cursor() as cursor, cursor.copy(into) as copying:
-        copying.write(lines)
-    return True
+    lists = [i for i, column in enumerate(table.c) if isinstance(column.type, Json)]
+    lines = b"\\" if lists else _lines.encode_lines(rows)[1:-2].replace(b"]\n[", b"\n")
+    with driver.cursor() as cursor:
+        if b"\\" not in lines:
+            with cursor.copy(f"{into} (FORMAT csv, NULL 'null', ENCODING 'UTF8')") as copying:
+                copying.write(lines)
+            return
+        with cursor.copy(into) as copying:
+            for row in rows:
+                told = list(row)
+                for i in lists:
+                    told[i] = None if row[i] is None else _lines.encode(row[i]).decode()
+                copying.write_row(told)
 
 
 _lines = msgspec.json.Encoder()

@@ -4,6 +4,7 @@ The accounts of residents are many, and are kept as three sums: what residents h
 """
 
 from collections.abc import Iterator
+from operator import attrgetter
 
 from msgspec import Struct, structs
 from sqlalchemy import Table, select
@@ -57,10 +58,9 @@ def _account(name: str) -> str:
 def _credited(batch: Batch) -> Iterator[list[Posting]]:
     """What credited actions move together: residents being one account, that is what one with their sums moves."""
     if batch.credited:
-        amounts = [(e.reduction_mg, e.debt_mg, e.points, e.debt_points) for _, e, _ in batch.credited]
-        mg, debt_mg, points, debt_points = map(sum, zip(*amounts, strict=True))
-        [(_, one, _), *_] = batch.credited
-        yield postings(structs.replace(one, reduction_mg=mg, debt_mg=debt_mg, points=points, debt_points=debt_points))
+        events = [e for _, e, _ in batch.credited]
+        names = ("reduction_mg", "debt_mg", "points", "debt_points")
+        yield postings(structs.replace(events[0], **{name: sum(map(attrgetter(name), events)) for name in names}))
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------

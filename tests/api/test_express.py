@@ -1,9 +1,12 @@
 """The short way of a report answers as the framework's own does, whatever comes."""
 
 import re
+import shutil
+import signal
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from time import sleep
 from typing import Any
 
@@ -12,7 +15,8 @@ import pytest
 
 from carbon_points.api import actions, express
 from carbon_points.journal.partition import Partition
-from tests.api.city import Answer, City
+from tests.api.city import Answer, City, apart
+from tests.api.conftest import Founded
 
 MINE = ("x-request-id", "date")  # of each call its own
 
@@ -254,3 +258,26 @@ def test_a_refusal_does_not_start_the_clock_of_a_quiet_caller_while_the_next_cal
     monkeypatch.setattr(express.Express, "__init__", short)
     told = said(city, raw(city, b'{"bad":1}') + raw(city, msgspec.json.encode(city.report())))
     assert re.findall(rb"HTTP/1.1 ([0-9]+) ", told) == [b"400", b"201"]
+
+
+def test_a_report_that_is_half_here_when_the_server_is_told_to_stop_is_answered_once_its_rest_comes(
+    founded: Founded, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(founded[0], tmp_path / "data"))
+    with apart({"CARBON_DATA_DIR": str(folder)}, founded[1]) as (city, process):
+        city.get("/v1/actions", by="source")
+        place = city.http.base_url.host, city.http.base_url.port
+        goes_on, leaves = city.report(), city.report()
+        with socket.create_connection(place, 30) as one, socket.create_connection(place, 30) as other:
+            for connection, report in ((one, goes_on), (other, leaves)):
+                connection.sendall(raw(city, msgspec.json.encode(report))[:-20])
+            sleep(0.2)  # it has read them
+            process.terminate()
+            sleep(0.2)
+            one.sendall(msgspec.json.encode(goes_on)[-20:])
+            told = b"".join(iter(lambda: one.recv(65_536), b""))
+        assert told.startswith(b"HTTP/1.1 201 ")
+        assert b"\r\nconnection: close\r\n" in told
+        assert process.wait(20) in {0, -signal.SIGTERM}
+        found = [city.installation.journal.find(("action", "szt", r["record_id"])) for r in (goes_on, leaves)]
+        assert [entry is not None for entry in found] == [True, False]
