@@ -144,4 +144,4 @@ def test_facts_reach_as_far_as_the_rows_do(journal: Journal, model: ReadModel) -
     model.apply(0, first)
     assert model.read(settlement_facts, "tea", {}).through == {"0": 5}
     follow(journal, model)
-    assert model.read(settlement_facts, "tea", {}).captures == 2
+    assert model.read(settlement_facts, "tea", {}).captures == 5
