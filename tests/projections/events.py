@@ -28,7 +28,8 @@ def of(journal: Journal, kind: type[E]) -> list[E]:
 
 
 def residents(journal: Journal) -> list[str]:
-    return sorted({event.resident for _, _, event in events(journal) if hasattr(event, "resident")})
+    """Whoever has an account: an order that never came names nobody."""
+    return sorted({resident for _, _, event in events(journal) if (resident := getattr(event, "resident", None))})
 
 
 def ride(partition: int, position: int, at: datetime = NOW, record_id: str = "") -> Entry:
