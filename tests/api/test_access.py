@@ -29,6 +29,7 @@ PLACES = {
     "offer": "none",
     "campaign": "none",
     "terminal": "none",
+    "batch": "1",
     "source": "nobody",
     "methodology": "nothing",
     "certificate": "none",
