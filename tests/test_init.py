@@ -162,6 +162,16 @@ def test_a_service_without_a_right_to_create_is_served_and_commanded_as_any_othe
     assert as_service.told("keys", "revoke", key["key_id"])["revoked"] is True
 
 
+def test_a_service_for_which_webhooks_are_not_there_yet_is_told_who_makes_them(roles: Roles) -> None:
+    """As after a release that brought them, before the owner ran `init`."""
+    granted(roles)
+    with connected(roles.as_owner) as connection:
+        connection.execute("DROP SCHEMA webhooks CASCADE")
+    code, output, errors = roles.as_service.ended("keys", "list", "--json")
+    assert (code, "carbon-points init" in output, "Traceback" in errors) == (1, True, False)
+    assert roles.as_owner.told("init")["made"] == ["webhooks"]
+
+
 @pytest.mark.parametrize("table", ["entries", "claims"])
 def test_the_database_itself_refuses_a_service_that_changes_the_log(roles: Roles, served: City, table: str) -> None:
     earned(served, 100)

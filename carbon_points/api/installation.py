@@ -217,9 +217,14 @@ def open_installation(
     key = subject_key(settings.subject_key, Path(settings.data_dir))
     try:
         directory = Directory(settings.directory_url, key)
-        deliveries = Deliveries(Endpoints(settings.webhooks_url, key))
-    except (DirectoryIncomplete, WebhooksIncomplete):
+    except DirectoryIncomplete:
         journal.close()
+        raise
+    try:
+        deliveries = Deliveries(Endpoints(settings.webhooks_url, key))
+    except WebhooksIncomplete:
+        journal.close()
+        directory.close()
         raise
     read_model = ReadModel(settings.read_url)
     ranker = None
