@@ -51,7 +51,7 @@ def at_once(call: Callable[[int], Answer]) -> Counter[tuple[int, str]]:
 def test_twenty_threads_redeeming_the_same_100_points_get_what_the_balance_covers(busy_city: City) -> None:
     city = busy_city
     resident = city.resident(points=100)
-    found = at_once(lambda _: city.post("/v1/redemptions", hold(resident, 30, capture=True), by="terminal"))
+    found = at_once(lambda _: city.post("/v1/redemptions", hold(resident, 30, capture=True), by="app"))
     assert found == {(201, ""): 3, (409, "insufficient-points"): 17}
     balance = city.balance(resident)
     assert (balance["points_available"], balance["points_held"]) == (10, 0)
@@ -63,7 +63,7 @@ def test_twenty_threads_with_the_same_key_redeem_once(busy_city: City) -> None:
     city = busy_city
     resident = city.resident(points=100)
     body = hold(resident, 30, capture=True)
-    found = at_once(lambda _: city.post("/v1/redemptions", body, by="terminal", key="the same"))
+    found = at_once(lambda _: city.post("/v1/redemptions", body, by="app", key="the same"))
     assert found == {(201, ""): 1, (200, ""): 19}
     assert city.balance(resident)["points_available"] == 70
 
@@ -165,7 +165,9 @@ class TestPostgreSQL:
         elsewhere.done(elsewhere.post("/v1/merchants", {"merchant": merchant, "name": "x", "fen_per_point": 1}))
         elsewhere.done(elsewhere.post(f"/v1/merchants/{merchant}/terminals", {"terminal": terminal}))
         _, secret = elsewhere.installation.directory.issue_key("terminal", f"{merchant}/{terminal}")
-        body = hold(elsewhere.resident(points=100), 30, merchant=merchant, terminal=terminal)
+        body = elsewhere.coded(
+            hold(elsewhere.resident(points=100), 30, merchant=merchant, terminal=terminal), "terminal", "k"
+        )
         headers = {"Authorization": f"Bearer {secret}"}
         answer = elsewhere.post("/v1/redemptions", body, by="", key="k" * 200, headers=headers)
         assert answer.status_code == 201, answer.text

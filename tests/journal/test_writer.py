@@ -17,7 +17,7 @@ from carbon_points.journal.journal import open_journal
 from carbon_points.journal.partition import Outcome, Partition, Unavailable
 from carbon_points.journal.recorder import Contended, Unreachable
 from tests.conftest import Clock
-from tests.given import holding, ride
+from tests.given import capturing, holding, ride
 from tests.journal.city import City, entries, events, opened
 
 
@@ -132,9 +132,9 @@ def test_the_same_identity_again_while_it_is_appended_is_its_repeat(city: City) 
 
 
 def test_a_refusal_that_rests_on_what_is_being_appended_stands_only_with_it(city: City) -> None:
-    """The points of two rides are not enough; those of a batch that was never stored would not be, either."""
+    """There is no such redemption: neither in what is stored, nor in a batch that never was."""
     appending = Appending(city, fails(Contended("lost")))
-    waiting = two_batches(city, appending, holding("d1", 10_000), ride("2"))
+    waiting = two_batches(city, appending, capturing("d1", 10), ride("2"))
     appending.until_decided(2)
     appending.go.set()
     outcomes = [answer.result(30) for answer in waiting]
