@@ -7,6 +7,7 @@ model meanwhile: a crash leaves what the next rebuild drops.
 """
 
 import multiprocessing
+import platform
 import signal
 from collections import deque
 from collections.abc import Generator, Sequence
@@ -273,9 +274,9 @@ def helpers(count: int, journal_url: str, read_url: str) -> Generator[list[Any]]
 
     A process that begins from nothing takes a second to load the program, in which this one folds 200,000 entries.
     """
-    if "fork" not in multiprocessing.get_all_start_methods():
+    if platform.system() != "Linux":  # where forking is safe, as long as there is no thread
         count = 0
-    context = multiprocessing.get_context("fork" if count else None)
+    context: Any = multiprocessing.get_context("fork" if count else None)
     lines: list[Any] = []
     processes: list[Any] = []
     try:
@@ -305,7 +306,7 @@ def _have_taken(line: Any, model: Model, left: deque[Stretch]) -> None:
                 _heard(line)
         line.send(None)
         _heard(line)
-    except EOFError as error:
+    except (EOFError, BrokenPipeError, ConnectionResetError) as error:
         raise Ended("a process that fills the read models has ended: nothing was changed") from error
     finally:
         left.clear()  # where somebody fails, nobody goes on
