@@ -198,15 +198,21 @@ def _fold(model: Model, journal: Journal, helpers: Sequence[Any], heads: dict[in
     with ThreadPoolExecutor(max(len(helpers), 1)) as telling:
         theirs = [telling.submit(_have_taken, line, model, left) for line in helpers]
         try:
-            while left:
-                with suppress(IndexError):  # somebody took the last one
-                    mine.take(left.popleft())
+            while stretch := _next(left):
+                mine.take(stretch)
         except BaseException:
             left.clear()
             raise
         for done in theirs:
             done.result()
     mine.finish()
+
+
+def _next(left: deque[Stretch]) -> Stretch | None:
+    try:
+        return left.popleft()
+    except IndexError:
+        return None
 
 
 def _settle(model: Model) -> None:
@@ -300,10 +306,9 @@ def _have_taken(line: Any, model: Model, left: deque[Stretch]) -> None:
     """Have another process take what is left, one stretch after the other. Raises Ended."""
     try:
         line.send((model.schema, model.begun))
-        while left:
-            with suppress(IndexError):
-                line.send(left.popleft())
-                _heard(line)
+        while stretch := _next(left):
+            line.send(stretch)
+            _heard(line)
         line.send(None)
         _heard(line)
     except (EOFError, BrokenPipeError, ConnectionResetError) as error:
