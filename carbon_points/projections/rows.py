@@ -172,7 +172,8 @@ class Rows:
             return
         own = tuple([row[name] for name in self._key])
         self.add([(own, tuple([row.get(name, 0) for name in self._added]))])
-        self.tell(own, tuple(map(row.get, self._latest)))
+        if self._latest:
+            self.tell(own, tuple(map(row.get, self._latest)))
 
     def tell(self, own: Key, told: tuple[Any, ...]) -> None:
         """All that is latest of a key, in the order of the columns: null tells nothing."""

@@ -7,6 +7,7 @@ model meanwhile: a crash leaves what the next rebuild drops.
 """
 
 import multiprocessing
+import platform
 import signal
 from collections import deque
 from collections.abc import Generator, Sequence
@@ -197,15 +198,21 @@ def _fold(model: Model, journal: Journal, helpers: Sequence[Any], heads: dict[in
     with ThreadPoolExecutor(max(len(helpers), 1)) as telling:
         theirs = [telling.submit(_have_taken, line, model, left) for line in helpers]
         try:
-            while left:
-                with suppress(IndexError):  # somebody took the last one
-                    mine.take(left.popleft())
+            while stretch := _next(left):
+                mine.take(stretch)
         except BaseException:
             left.clear()
             raise
         for done in theirs:
             done.result()
     mine.finish()
+
+
+def _next(left: deque[Stretch]) -> Stretch | None:
+    try:
+        return left.popleft()
+    except IndexError:
+        return None
 
 
 def _settle(model: Model) -> None:
@@ -273,9 +280,9 @@ def helpers(count: int, journal_url: str, read_url: str) -> Generator[list[Any]]
 
     A process that begins from nothing takes a second to load the program, in which this one folds 200,000 entries.
     """
-    if "fork" not in multiprocessing.get_all_start_methods():
+    if platform.system() != "Linux":  # where forking is safe, as long as there is no thread
         count = 0
-    context = multiprocessing.get_context("fork" if count else None)
+    context: Any = multiprocessing.get_context("fork" if count else None)
     lines: list[Any] = []
     processes: list[Any] = []
     try:
@@ -299,13 +306,12 @@ def _have_taken(line: Any, model: Model, left: deque[Stretch]) -> None:
     """Have another process take what is left, one stretch after the other. Raises Ended."""
     try:
         line.send((model.schema, model.begun))
-        while left:
-            with suppress(IndexError):
-                line.send(left.popleft())
-                _heard(line)
+        while stretch := _next(left):
+            line.send(stretch)
+            _heard(line)
         line.send(None)
         _heard(line)
-    except EOFError as error:
+    except (EOFError, BrokenPipeError, ConnectionResetError) as error:
         raise Ended("a process that fills the read models has ended: nothing was changed") from error
     finally:
         left.clear()  # where somebody fails, nobody goes on

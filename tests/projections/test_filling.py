@@ -91,8 +91,14 @@ def _stored(version: int, record: str) -> StoredEvent:
     return StoredEvent(entry.stream, version, entry.type, entry.state)
 
 
+@pytest.mark.parametrize("error", [OSError, IndexError])  # the other is not the end of anything
 def test_what_breaks_off_leaves_nothing(
-    journal: Journal, model: ReadModel, read_url: str, followed: bytes, monkeypatch: pytest.MonkeyPatch
+    journal: Journal,
+    model: ReadModel,
+    read_url: str,
+    followed: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[Exception],
 ) -> None:
     follow(journal, model)
     writing, function = (staging, "copy") if model.on_postgres else (filling, "write")
@@ -102,11 +108,11 @@ def test_what_breaks_off_leaves_nothing(
 
     def failing(*arguments: Any) -> None:
         if next(calls) == 3:
-            raise OSError("no space left")
+            raise error("no space left")
         wrote(*arguments)
 
     monkeypatch.setattr(writing, function, failing)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(error, match="no space left"):
         rebuild(journal, read_url)
     assert model.dump() == followed
     if model.on_postgres:
