@@ -83,6 +83,7 @@ def closing(cashier: Cashier) -> str:
     return cashier.told()
 
 
+@pytest.mark.long
 def test_a_batch_that_does_not_agree_shows_what_differs_and_may_be_closed_as_the_server_has_it(
     phone: Cashier, resident: str
 ) -> None:

@@ -41,7 +41,9 @@ def test_points_are_taken_and_told_in_points_and_yuan(cashier: Cashier, resident
     assert len(cashier.line.named("pay")) == 1
 
 
-@pytest.mark.parametrize("by_keyboard", [True, False], ids=["keyboard", "buttons"])
+@pytest.mark.parametrize(
+    "by_keyboard", [pytest.param(True, id="keyboard"), pytest.param(False, id="buttons", marks=pytest.mark.long)]
+)
 def test_a_hand_scanner_works_where_the_amount_is_typed(
     cashier: Cashier, resident: str, code: str, by_keyboard: bool
 ) -> None:
@@ -116,6 +118,7 @@ def test_what_nothing_is_learnt_of_is_reversed(cashier: Cashier, resident: str, 
     assert len(cashier.line.named("reverse")) == 1
 
 
+@pytest.mark.long
 def test_a_reversal_is_repeated_until_it_is_answered(cashier: Cashier, resident: str, code: str) -> None:
     cashier.line.cut("pay", "after")
     cashier.line.always["ask"] = "before"
@@ -126,6 +129,7 @@ def test_a_reversal_is_repeated_until_it_is_answered(cashier: Cashier, resident:
     assert left(cashier.city, resident) == POINTS
 
 
+@pytest.mark.long
 def test_an_approval_that_comes_after_the_reversal_changes_nothing(cashier: Cashier, resident: str, code: str) -> None:
     cashier.line.cut("pay", "late")
     cashier.line.always["ask"] = "before"
@@ -201,7 +205,7 @@ def asking(asking_phone: Cashier) -> Cashier:
     return asking_phone
 
 
-@pytest.mark.parametrize("accept", [True, False], ids=["yes", "no"])
+@pytest.mark.parametrize("accept", [pytest.param(True, id="yes"), pytest.param(False, id="no", marks=pytest.mark.long)])
 def test_a_resident_who_is_asked_decides(asking: Cashier, resident: str, code: str, accept: bool) -> None:
     asking.takes(120, code)
     asking.sees("text=请居民在手机上确认")
@@ -221,6 +225,7 @@ def test_a_resident_who_does_not_answer_is_not_waited_for(asking: Cashier, resid
     assert left(asking.city, resident) == POINTS
 
 
+@pytest.mark.long
 def test_a_cashier_may_stop_waiting(asking: Cashier, resident: str, code: str) -> None:
     asking.takes(120, code)
     asking.sees("text=请居民在手机上确认")
@@ -229,6 +234,7 @@ def test_a_cashier_may_stop_waiting(asking: Cashier, resident: str, code: str) -
     assert left(asking.city, resident) == POINTS
 
 
+@pytest.mark.long
 def test_what_a_cashier_has_stopped_is_not_revived_by_an_answer_on_its_way(
     asking: Cashier, resident: str, code: str
 ) -> None:
@@ -346,6 +352,7 @@ def test_an_activation_whose_answer_was_lost_is_sent_again(phone: Cashier) -> No
     phone.screen("take")
 
 
+@pytest.mark.long
 def test_a_changed_key_signs_from_then_on(cashier: Cashier, resident: str, code: str) -> None:
     cashier.press("本机")
     before = cashier.screen("about").inner_text()
@@ -356,6 +363,7 @@ def test_a_changed_key_signs_from_then_on(cashier: Cashier, resident: str, code:
     assert "成功" in cashier.takes(120, code).outcome()
 
 
+@pytest.mark.long
 def test_a_phone_that_becomes_another_terminal_leaves_the_sales_of_the_first_alone(phone: Cashier, code: str) -> None:
     phone.activate().takes(100, code).outcome()
     phone.press("下一笔")
