@@ -27,6 +27,7 @@ EventType = Literal[
     "redemption.voided",
     "redemption.expired",
     "redemption.reversed",
+    "batch.closed",
     "settlement.closed",
     "settlement.paid",
     "webhook.test",
@@ -78,6 +79,7 @@ TOLD: dict[str, Telling] = {
         lambda reversed_: None if reversed_.resident else "redemption.reversed",
         ("redemption_id", "merchant", "terminal", "points", "reason"),
     ),
+    "batch-closed/1": Telling(_always("batch.closed"), ("merchant", "terminal", "batch", "by", "totals")),
     "settlement-closed/1": Telling(
         _always("settlement.closed"), ("settlement_id", "merchant", "captures", "refunds", "points", "amount_fen")
     ),

@@ -19,7 +19,7 @@ from carbon_points.domain.account import (
 )
 from carbon_points.domain.fund import MerchantPaid
 from carbon_points.domain.merchant import SettlementClosed
-from carbon_points.domain.order import OrderReversed
+from carbon_points.domain.order import BatchClosed, OrderReversed, Tally, Totals
 from carbon_points.journal import codec
 from carbon_points.journal.entry import Entry, leaf_hash
 from carbon_points.webhooks.messages import BODY_MOST, EVENT_TYPES, TEST, TOLD, Message, message, place_of, signed
@@ -133,6 +133,21 @@ HAPPENED: dict[str, tuple[Any, str, Any]] = {
         happened(OrderReversed, **TILL, points=10, reason="timeout"),
         "redemption.reversed",
         TILL | {"points": 10, "reason": "timeout"},
+    ),
+    "a batch": (
+        happened(BatchClosed, merchant="shop", terminal="t1", batch=7, totals=Totals(sales=Tally(2, 30, 60))),
+        "batch.closed",
+        {
+            "merchant": "shop",
+            "terminal": "t1",
+            "batch": 7,
+            "by": "terminal",
+            "totals": {
+                "sales": {"count": 2, "points": 30, "fen": 60},
+                "refunds": {"count": 0, "points": 0, "fen": 0},
+                "reversals": {"count": 0, "points": 0, "fen": 0},
+            },
+        },
     ),
     "a settlement": (
         happened(SettlementClosed, **SETTLED, **AMOUNTS, after={}, through={}, captures=2, refunds=1),
