@@ -146,7 +146,7 @@ class Terminal:
         for call in self._open.values():
             if isinstance(call.ask, Close) or (call.blocking and isinstance(ask, Sale)):
                 raise UnresolvedFirst(f"{call.reference} is {call.state}: it comes first", call.reference)
-            if isinstance(ask, Close) and not call.exception:
+            if isinstance(ask, Close) and (call.in_flight or not call.exception):
                 raise UnresolvedFirst(f"{call.reference} is {call.state}: a batch is closed without", call.reference)
         if isinstance(ask, FollowUp):
             self._approved(ask.of)
@@ -165,6 +165,8 @@ class Terminal:
 
     def reverse(self, reference: str, reason: Reason = "customer-cancel") -> Call:
         """Undo a sale, whatever became of it; begun, not finished. Raises SaleUnknown, UseRefund, SaleNotApproved."""
+        if closing := self._closing():
+            raise UnresolvedFirst(f"{closing.reference} closes the batch: it comes first", closing.reference)
         call = self._open.get(reference) or self.sale(reference)
         if not isinstance(call.ask, Sale):
             raise SaleUnknown(f"{reference} is no sale", reference)
@@ -223,9 +225,15 @@ class Terminal:
         return self.answered(send, self._transport.send(send.request)) if send else None
 
     def _candidates(self, reference: str) -> list[Call]:
+        """What may be sent. While a batch is being closed, nothing else: it would be of either batch."""
+        if closing := self._closing():
+            return [closing] if reference in {"", closing.reference} and not closing.in_flight else []
         open_ = self._open
         found = [open_[reference]] if reference in open_ else [] if reference else list(open_.values())
         return [call for call in found if not call.in_flight]
+
+    def _closing(self) -> Call | None:
+        return next((call for call in self._open.values() if isinstance(call.ask, Close)), None)
 
     # -- driving: until a cashier can be told ------------------------------------------------------------------------
 

@@ -141,6 +141,7 @@ cuts = st.dictionaries(st.integers(1, 80), st.booleans(), max_size=4)
 @given(faults, doings, cuts, st.sampled_from([None, True, False]))
 @example(["answer-lost", "lost"], [("pay", 10)], {3: True}, None)
 @example(["late", "ok", "ok"], [("pay", 10)], {}, None)
+@example(["ok", "lost", "lost", "lost", "answer-lost"], [("pay", 1), ("close", 1), ("reverse", 1)], {}, None)
 def test_every_call_comes_to_one_end_and_both_sides_agree(
     faults: list[str], doings: list[tuple[str, int]], cuts: dict[int, bool], confirms: bool | None
 ) -> None:
