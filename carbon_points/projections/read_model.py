@@ -58,7 +58,7 @@ _log = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 
-FOLD = 4  # raised when the same entries come to mean other rows
+FOLD = 5  # raised when the same entries come to mean other rows
 BUSY_SECONDS = 20  # how long a writer waits for another
 POOL_SIZE = 10
 LOCK_TRIES = 60  # of half a second each, and as long a pause

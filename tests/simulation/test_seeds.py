@@ -95,6 +95,7 @@ def check(world: World) -> None:
             if isinstance(sale.ask, Sale) and sale.ask.offer:
                 items += points // 5
             same_as_the_platform(world, till, sale, points)
+        agreed(world, till)
     journal = world.server.installation.journal
     for resident in world.residents:
         known: Account = journal.state(resident)
@@ -104,6 +105,19 @@ def check(world: World) -> None:
     cup = shop.offers["cup"]
     assert (cup.stock, cup.reserved, cup.sold) == (STOCK - items, 0, items), "the stock is exact"
     assert world.server.installation.finisher.finish() == 0, "nothing is left to be finished"
+
+
+def agreed(world: World, till: Till) -> None:
+    """Both sides count the same in every batch, and the last one is closed."""
+    closed = till.closed()
+    assert closed is not None
+    assert closed.answer == "agreed", closed
+    totals = till.journal.totals(closed.batch)
+    assert (closed.totals.sales, closed.totals.refunds, closed.totals.reversals) == (
+        totals.sales,
+        totals.refunds,
+        totals.reversals,
+    )
 
 
 def same_as_the_platform(world: World, till: Till, sale: Call, points: int) -> None:

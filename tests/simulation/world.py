@@ -35,7 +35,7 @@ from carbon_points.journal.partition import Outcome, Write
 from carbon_points.journal.streams import stream_of
 from carbon_points.settings import load
 from carbon_points_terminal import Call, Journal, NoAnswer, Request, Response, Terminal
-from carbon_points_terminal.call import Capture, Refund, Sale, Void
+from carbon_points_terminal.call import Capture, Close, Closed, Refund, Sale, Void
 from carbon_points_terminal.terminal import NotNow, Send
 from tests.api.city import green
 
@@ -47,6 +47,7 @@ ANSWER_SECONDS = 10.0  # a terminal waits for an answer no longer
 FINISH_SECONDS = 20.0  # the server's finisher runs every second: here less often, which is harder
 HOLD_SECONDS = 120
 PLANNED_SECONDS = 400.0
+CLOSES = 3  # of one batch: the platform may not be able to confirm yet
 QUIET_SECONDS = 1_200.0  # in which, on a network that is whole again, everything must come to its end
 
 
@@ -350,8 +351,21 @@ class World:
         until = self.time.now + HOLD_SECONDS + 2 * FINISH_SECONDS
         while self.step(until):  # what is held still runs out
             pass
+        self._end_of_day()
         self.server.installation.follower.catch_up(1)
         return self
+
+    def _end_of_day(self) -> None:
+        for till in self.tills:
+            for _ in range(CLOSES):
+                till.close()
+                until = self.time.now + QUIET_SECONDS
+                while till.open() and self.step(until):
+                    pass
+                closed = till.closed()
+                self.say(f"{till.name} closes: {closed.answer if closed else None}")
+                if closed and closed.answer == "agreed":
+                    break
 
 
 _BASE32 = str.maketrans("0189", "wxyz")
@@ -392,6 +406,8 @@ class Till:
             self.away = (begin, begin + chance.uniform(5, 120))
         if chance.random() < 0.1:
             self.world.time.after(chance.uniform(10, 240), self._unplugged)
+        if chance.random() < 0.2:
+            self.world.time.after(chance.uniform(10, 240), self.close)
 
     def give_up_plans(self) -> None:
         self.plans.clear()
@@ -446,6 +462,17 @@ class Till:
             if error.code == "unresolved-first" and len(self.plans) < 3:
                 self.plans.append(what)
         self.wake()
+
+    def close(self) -> None:
+        """Close the batch by the journal's own totals."""
+        batch = self.journal.batch
+        self.begin(lambda: self.terminal.begin(Close(batch, self.journal.totals(batch))))
+
+    def closed(self) -> Closed | None:
+        """The platform's answer to the last close, if there was one."""
+        return next(
+            (c.outcome.closed for c in self.journal.recent(1_000) if isinstance(c.ask, Close) and c.outcome), None
+        )
 
     # -- driving the terminal ----------------------------------------------------------------------------------------
 
