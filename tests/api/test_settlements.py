@@ -10,13 +10,15 @@ import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import date, time, timedelta
+from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 
 from carbon_points.__main__ import cli
 from carbon_points.api import settling
@@ -27,6 +29,7 @@ from carbon_points.audit.merkle import root_of
 from carbon_points.audit.verify import verify
 from carbon_points.domain.merchant import DayNotOver
 from carbon_points.journal import codec
+from carbon_points.journal.entry import Entry
 from carbon_points.journal.journal import Journal
 from carbon_points.projections.loop import rebuild
 from carbon_points.projections.settlement_file import COLUMNS, plain
@@ -273,6 +276,20 @@ class TestTheLogAtAMoment:
                 late = [n for n, at in enumerate(stamps) if (at + 8 * HOUR).date() > day]
                 assert Ends(journal).of(day)[str(partition)] == (late[0] if late else head)
 
+    @given(
+        steps=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 60)), min_size=20, max_size=60),
+        start=st.integers(0, 99),
+    )
+    def test_a_day_ends_there_in_any_order_that_clocks_may_make(self, steps: list[tuple[int, int]], start: int) -> None:
+        """Each entry is up to a minute behind the latest before it."""
+        latest, stamps = china("2025-06-15 23:59:59") - timedelta(seconds=start), list[datetime]()
+        for ahead, behind in steps:
+            latest += timedelta(seconds=ahead)
+            stamps.append(latest - timedelta(seconds=behind) if stamps else latest)
+        late = [n for n, at in enumerate(stamps) if at >= china("2025-06-16 00:00")]
+        journal: Any = Stamped(stamps)
+        assert Ends(journal).of(SUNDAY) == {"0": late[0] if late else len(stamps)}
+
     def test_roots_are_those_of_the_auditor_wherever_one_begins(self, own_city: City, tmp_path: Path) -> None:
         journal, kept = own_city.installation.journal, tmp_path / "here" / "roots.json"
         captured(own_city, shop(own_city), 10)
@@ -302,6 +319,20 @@ class TestTheLogAtAMoment:
             one["roots"] = ["11" * 32 for _ in one["roots"]]
         kept.write_bytes(msgspec.json.encode(told))
         assert Roots(journal, kept).at(through) == expected
+
+
+class Stamped:
+    """A journal of one partition in which nothing is known but when its entries were recorded."""
+
+    def __init__(self, stamps: list[datetime]) -> None:
+        self._states = [msgspec.json.encode({"recorded_at": at}) for at in stamps]
+
+    def heads(self) -> dict[int, int]:
+        return {0: len(self._states)}
+
+    def entries(self, partition: int, after: int, until: int) -> Iterator[Entry]:
+        for position in range(after + 1, until + 1):
+            yield Entry(partition, position, "", 0, "", self._states[position - 1], b"")
 
 
 class Counting:
