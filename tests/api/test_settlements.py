@@ -355,6 +355,10 @@ class TestEachNight:
     def test_a_day_is_due_on_the_next_at_the_time_that_was_set(self, now: str, day: str) -> None:
         assert due_day(china(now), time(2, 30)).isoformat() == day
 
+    def test_no_day_is_due_before_it_may_be_settled(self) -> None:
+        assert due_day(china("2025-06-16 00:04"), time.min) == SUNDAY - DAY
+        assert due_day(china("2025-06-16 00:05"), time.min) == SUNDAY
+
     def test_the_server_settles_once_it_is_time_and_pays_if_it_was_told_to(self, own_city: City, time: Clock) -> None:
         merchant = shop(own_city)
         captured(own_city, merchant, 10)
