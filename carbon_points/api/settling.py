@@ -95,7 +95,8 @@ def id_of_day(merchant: str, day: date) -> str:
 def due_day(now: datetime, at: time) -> date:
     """The last day that is to be settled by now: of each day on the next, at that time in China."""
     local = now.astimezone(CHINA)
-    return local.date() - timedelta(days=1 if local.time() >= at else 2)
+    last = local.date() - timedelta(days=1 if local.time() >= at else 2)
+    return min(last, civil_day(now - DAY_CLOSES_AFTER) - timedelta(days=1))  # a later one would be refused
 
 
 def settle(installation: Installation, day: date, *, stopping: threading.Event | None = None) -> Settled:

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,11 +16,11 @@ from carbon_points.api.settling import Nightly
 from carbon_points.audit.verify import verify
 from carbon_points.domain.order import PlaceOrder
 from carbon_points.journal.partition import Write
-from tests.api.city import Answer, City, opened, problem
+from tests.api.city import Answer, City, city_in, opened, problem
 from tests.api.test_orders import undo
 from tests.api.test_settlements import file, set_to
 from tests.conftest import Clock
-from tests.given import DAY, HOUR, china
+from tests.given import DAY, HOUR, NOON, china
 
 T1, T2 = "/v1/merchants/shop/terminals/t1/batches", "/v1/merchants/shop/terminals/t2/batches"
 
@@ -234,4 +235,31 @@ class TestBesideSettlements:
             ("sale", 30, 1),
             ("sale", 50, 2),
         ]
+        verified(city)
+
+
+def test_on_postgresql_a_day_is_closed_settled_filed_and_verified_alike(postgres_url: str, tmp_path: Path) -> None:
+    with city_in({"CARBON_DATABASE_URL": postgres_url, "CARBON_DATA_DIR": str(tmp_path)}, NOON) as city:
+        city.found()
+        resident = city.resident(points=1_000)
+        first = city.captured(resident, 30)
+        city.done(city.post(f"/v1/redemptions/{first}/refunds", {"points": 4}, by="terminal"))
+        assert close(city, 1, counted(30)).json()["answer"] == "not-agreed"
+        assert close(city, 1, counted(30, refunds=(4,))).json()["answer"] == "agreed"
+        city.captured(resident, 7)
+        assert city.installation.finisher.settled("shop", 10)
+        clock = city.installation.clock
+        assert isinstance(clock, Clock)
+        clock.at = china("2025-06-16 05:00")
+        nightly = Nightly(set_to(city, batches_at="04:00", settle_at="02:30", pay_daily=True))
+        nightly.look()
+        assert told(city, 2)["closed_by"] == "auto"
+        [settled] = city.settled().get("/v1/merchants/shop/settlements").json()["data"]
+        content = file(city, "shop", settled["settlement_id"], "json").content
+        assert [(r["kind"], r["points"], r["batch"]) for r in json.loads(content)["rows"]] == [
+            ("sale", 30, 1),
+            ("refund", 4, 1),
+            ("sale", 7, 2),
+        ]
+        assert city.get("/v1/fund").json()["queued"] == 1, "nobody gave anything yet"
         verified(city)

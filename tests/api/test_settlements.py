@@ -10,13 +10,15 @@ import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import date, time, timedelta
+from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 
 from carbon_points.__main__ import cli
 from carbon_points.api import settling
@@ -27,6 +29,7 @@ from carbon_points.audit.merkle import root_of
 from carbon_points.audit.verify import verify
 from carbon_points.domain.merchant import DayNotOver
 from carbon_points.journal import codec
+from carbon_points.journal.entry import Entry
 from carbon_points.journal.journal import Journal
 from carbon_points.projections.loop import rebuild
 from carbon_points.projections.settlement_file import COLUMNS, plain
@@ -273,6 +276,20 @@ class TestTheLogAtAMoment:
                 late = [n for n, at in enumerate(stamps) if (at + 8 * HOUR).date() > day]
                 assert Ends(journal).of(day)[str(partition)] == (late[0] if late else head)
 
+    @given(
+        steps=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 60)), min_size=20, max_size=60),
+        start=st.integers(0, 99),
+    )
+    def test_a_day_ends_there_in_any_order_that_clocks_may_make(self, steps: list[tuple[int, int]], start: int) -> None:
+        """Each entry is up to a minute behind the latest before it."""
+        latest, stamps = china("2025-06-15 23:59:59") - timedelta(seconds=start), list[datetime]()
+        for ahead, behind in steps:
+            latest += timedelta(seconds=ahead)
+            stamps.append(latest - timedelta(seconds=behind) if stamps else latest)
+        late = [n for n, at in enumerate(stamps) if at >= china("2025-06-16 00:00")]
+        journal: Any = Stamped(stamps)
+        assert Ends(journal).of(SUNDAY) == {"0": late[0] if late else len(stamps)}
+
     def test_roots_are_those_of_the_auditor_wherever_one_begins(self, own_city: City, tmp_path: Path) -> None:
         journal, kept = own_city.installation.journal, tmp_path / "here" / "roots.json"
         captured(own_city, shop(own_city), 10)
@@ -304,6 +321,20 @@ class TestTheLogAtAMoment:
         assert Roots(journal, kept).at(through) == expected
 
 
+class Stamped:
+    """A journal of one partition in which nothing is known but when its entries were recorded."""
+
+    def __init__(self, stamps: list[datetime]) -> None:
+        self._states = [msgspec.json.encode({"recorded_at": at}) for at in stamps]
+
+    def heads(self) -> dict[int, int]:
+        return {0: len(self._states)}
+
+    def entries(self, partition: int, after: int, until: int) -> Iterator[Entry]:
+        for position in range(after + 1, until + 1):
+            yield Entry(partition, position, "", 0, "", self._states[position - 1], b"")
+
+
 class Counting:
     """A journal that counts what is read of it."""
 
@@ -323,6 +354,10 @@ class TestEachNight:
     )
     def test_a_day_is_due_on_the_next_at_the_time_that_was_set(self, now: str, day: str) -> None:
         assert due_day(china(now), time(2, 30)).isoformat() == day
+
+    def test_no_day_is_due_before_it_may_be_settled(self) -> None:
+        assert due_day(china("2025-06-16 00:04"), time.min) == SUNDAY - DAY
+        assert due_day(china("2025-06-16 00:05"), time.min) == SUNDAY
 
     def test_the_server_settles_once_it_is_time_and_pays_if_it_was_told_to(self, own_city: City, time: Clock) -> None:
         merchant = shop(own_city)
