@@ -55,7 +55,8 @@ def show(figures: dict[str, Any]) -> None:
             name, f"{one['per_second'] / 2:,.0f}", f"{one['p50_ms']}", f"{one['p99_ms']}", str(one["statuses"])
         )
     console.print(table)
-    console.print(figures["ratios"])
+    console.print(figures["ratios"], "processor time of the server's process a pair, us:", end=" ")
+    console.print(figures["ours"]["most"]["server_cpu_us_a_pair"])
 
 
 def raw(path: str, headers: dict[str, str], body: object) -> str:
@@ -161,8 +162,12 @@ def look_at_ours(server: str, folder: Path, binary: Path) -> dict[str, Any]:
     with database(server) as url, ours(url, folder / "terminals") as running:
         city = City(running)
         sent(binary, running.port, folder, city.pairs(200))  # handles are looked up, the pools are there
-        most = 1_000 * SECONDS
-        told["most"] = msgspec.to_builtins(sent(binary, running.port, folder, city.pairs(most)))
+        before = running.process.cpu_times()
+        most = sent(binary, running.port, folder, city.pairs(1_000 * SECONDS))
+        after = running.process.cpu_times()
+        told["most"] = msgspec.to_builtins(most)
+        used = after.user + after.system - before.user - before.system
+        told["most"]["server_cpu_us_a_pair"] = round(used * 2e6 / most.answered)
         told["500 a second"] = msgspec.to_builtins(
             sent(binary, running.port, folder, city.pairs(500 * SECONDS), rate=500)
         )

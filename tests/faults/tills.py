@@ -26,13 +26,14 @@ from carbon_points_terminal.terminal import NotNow
 from tests.api.city import opened
 from tests.faults.conftest import Place
 from tests.faults.servers import PARTITIONS
-from tests.simulation.books import sales
+from tests.simulation.books import calls, sales
 
 MERCHANT, POINTS, RESIDENTS = "shop", 2_000, 400
 # As the guide has it, but for a customer who waits for nothing.
 HURRIED = Timing(
     answer=5, query_after=0, reverse_after=1, again_first=1, ask_again_for=10, exception_first=1, exception_most=2
 )
+WANTED = ("code-used", "insufficient-points")
 _BASE32 = str.maketrans("0189", "wxyz")
 
 
@@ -161,6 +162,16 @@ class Tills:
                     terminal.catch_up()
                     sleep(0.05)
                 assert not terminal.unresolved(), terminal.unresolved()
+
+    def failed(self) -> list[Any]:
+        """Calls that came to an end which nobody wanted: for want of an answer, not of points or of a fresh code."""
+        found: list[Any] = []
+        for path in self.journals:
+            with TillJournal.open(path) as own:
+                ended = [call.outcome for call in calls(own) if call.outcome]
+            found += [o for o in ended if o.result not in ("approved", "reversed") and o.code not in WANTED]
+            found += [o for o in ended if o.result == "reversed" and o.code not in ("customer-cancel", "")]
+        return found
 
     def must_hold(self, journal: Journal) -> int:
         """The platform's redemptions and balances are those of the calls that succeeded. How many sales there were."""
