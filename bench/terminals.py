@@ -20,11 +20,12 @@ from rich.table import Table
 from servers import HERE, Load, Ours, compiled, database, load, ours, peer, postgres
 
 from carbon_points import codes
-from carbon_points.api.installation import open_installation, redemption_id_of
+from carbon_points.api.installation import Installation, open_installation, redemption_id_of
 from carbon_points.directory import Caller
-from carbon_points.domain import account, consent, merchant
+from carbon_points.domain import account, consent, merchant, terminal
 from carbon_points.journal.partition import Write
 from carbon_points.settings import load as settings
+from carbon_points_terminal.signing import Signer, new_key, public_text
 
 QUICK = os.environ.get("BENCH") == "quick"
 SECONDS = 4 if QUICK else 12
@@ -126,11 +127,12 @@ class City:
         done(installation.journal.commit([Write(ride, facts) for ride in rides]))
         payers = installation.directory.payers
         self.secrets = [payers.issue(resident) for resident in self.residents]
+        self.signers = [_signer(installation, f"t{n}") for n in range(TERMINALS)]
         self.keys = [installation.directory.issue_key("terminal", f"{MERCHANT}/t{n}")[1] for n in range(TERMINALS)]
         installation.close()
         self._next = 0
 
-    def pairs(self, count: int) -> list[str]:
+    def pairs(self, count: int, *, signed: bool = False) -> list[str]:
         """Each by a resident's code of now, of the step before or of the one after: three for each resident."""
         step, lines = codes.step_at(datetime.now(UTC)), []
         for _ in range(count):
@@ -138,14 +140,30 @@ class City:
             self._next += 1
             made = self.secrets[n]
             code = codes.made(made.handle, made.secret, step + (0, 1, -1)[turn % 3])
-            terminal = f"t{n % TERMINALS}"
-            key = secrets.token_hex(12)
-            held = redemption_id_of(Caller("", "terminal", f"{MERCHANT}/{terminal}"), key)
-            by = {"Authorization": f"Bearer {self.keys[n % TERMINALS]}"}
-            body = {"code": code, "merchant": MERCHANT, "terminal": terminal, "points": 1}
-            first = raw("/v1/redemptions", by | {"Idempotency-Key": key}, body)
-            lines.append(f"{first}\x02" + raw(f"/v1/redemptions/{held}/capture", by, {"points": 1}))
+            till, key = f"t{n % TERMINALS}", secrets.token_hex(12)
+            held = redemption_id_of(Caller("", "terminal", f"{MERCHANT}/{till}"), key)
+            body = {"code": code, "merchant": MERCHANT, "terminal": till, "points": 1}
+            hold, capture = "/v1/redemptions", f"/v1/redemptions/{held}/capture"
+            if signed:
+                signer, part = self.signers[n % TERMINALS], {"points": 1}
+                by = signer.headers("POST", f"http://bench{hold}", key, msgspec.json.encode(body))
+                then = signer.headers("POST", f"http://bench{capture}", f"{key}c", msgspec.json.encode(part))
+            else:
+                then = {"Authorization": f"Bearer {self.keys[n % TERMINALS]}"}
+                by = then | {"Idempotency-Key": key}
+            lines.append(raw(hold, by, body) + "\x02" + raw(capture, then, {"points": 1}))
         return lines
+
+
+def _signer(installation: Installation, name: str) -> Signer:
+    """A terminal with a key that the log and the directory know."""
+    key, key_id = new_key(), "trm_" + secrets.token_hex(10).translate(_DIGITS)
+    added = terminal.AddTerminalKey(merchant=MERCHANT, terminal=name, key_id=key_id, public_key=public_text(key))
+    done(installation.journal.commit([Write(added)]))
+    shop = installation.journal.state(f"merchant/{MERCHANT}", [("identities", name)])
+    now = datetime.now(UTC)
+    installation.directory.terminals.copy(f"{MERCHANT}/{name}", shop.identities[name], now)
+    return Signer(key, key_id, lambda: datetime.now(UTC), lambda: secrets.token_hex(12))
 
 
 _DIGITS = str.maketrans("0123456789", "abcdefghij")
@@ -168,6 +186,9 @@ def look_at_ours(server: str, folder: Path, binary: Path) -> dict[str, Any]:
         told["most"] = msgspec.to_builtins(most)
         used = after.user + after.system - before.user - before.system
         told["most"]["server_cpu_us_a_pair"] = round(used * 2e6 / most.answered)
+        told["signed"] = msgspec.to_builtins(
+            sent(binary, running.port, folder, city.pairs(1_000 * SECONDS, signed=True))
+        )
         told["500 a second"] = msgspec.to_builtins(
             sent(binary, running.port, folder, city.pairs(500 * SECONDS), rate=500)
         )
