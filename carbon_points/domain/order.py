@@ -267,7 +267,7 @@ class RedemptionReversed(Refusal):
 
 class ReversalMismatch(Refusal):
     code = "reversal-mismatch"
-    title = "The redemption was for another number of points"
+    title = "The redemption was for another number of points, or at another terminal"
 
 
 class UseRefund(Refusal):
@@ -353,7 +353,7 @@ def _declined(command: PlaceOrder, offer: str, points: int, reason: str, *, now:
 def reverse(command: ReverseOrder, order: Order | None, till: Till, *, now: datetime) -> list[Event]:
     """Refusals, in order: ReversalMismatch, UseRefund."""
     if order and not _tells(command, order):
-        raise ReversalMismatch(points=order.points, offer=order.offer, items=order.items)
+        raise ReversalMismatch(points=order.points, offer=order.offer, items=order.items, terminal=order.terminal)
     if order and order.status == "sale" and order.batch != till.batch:
         raise UseRefund(redemption=command.redemption_id, batch=order.batch)
     return [
@@ -372,19 +372,21 @@ def reverse(command: ReverseOrder, order: Order | None, till: Till, *, now: date
 
 
 def _tells(command: ReverseOrder, order: Order) -> bool:
-    """Whether a reversal means that order: by its points or, where it names an offer, by its items."""
+    """Whether a reversal means that order: by its terminal, and its points or, where it names an offer, its items."""
+    if command.terminal != order.terminal:
+        return False
     if command.offer is None:
         return order.points == command.points
     return (order.offer, order.items) == (command.offer, command.items)
 
 
 def follow(command: FollowOrder, order: Order, till: Till, *, now: datetime) -> list[Event]:
-    """What the order has not counted yet, in the terminal's open batch."""
+    """What the order has not counted yet, in the terminal's open batch. What it is told late changes nothing."""
     moves: list[tuple[Kind, int, int, int]] = []
     if order.status in ("placed", "declined") and command.ended:
         kind = _KINDS[command.ended]
         moves.append((kind, 1, command.captured_points or order.points, command.captured_fen))
-    if refunds := command.refunds - order.refunds:
+    if (refunds := command.refunds - order.refunds) > 0:
         points = command.refunded_points - order.refunded_points
         moves.append(("refund", refunds, points, command.refunded_fen - order.refunded_fen))
     if command.reversed_points and not order.reversed:

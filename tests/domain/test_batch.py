@@ -13,6 +13,7 @@ from carbon_points.domain.order import (
     FollowOrder,
     NothingInBatch,
     PlaceOrder,
+    ReversalMismatch,
     ReverseOrder,
     Tally,
     Totals,
@@ -104,6 +105,29 @@ def test_a_sale_is_reversed_until_its_batch_is_closed(merchant: Merchant) -> Non
     does(merchant, closing(totals=ONE_SALE))
     with pytest.raises(UseRefund):
         does(merchant, ReverseOrder(redemption_id="d1", points=10, reason="timeout", **AT))
+
+
+def test_what_an_order_is_told_late_takes_nothing_back(merchant: Merchant) -> None:
+    """Two processes pass on what became of it, and the finisher what it read a moment ago: in any order."""
+    given_back = {"refunds": 1, "refunded_points": 4, "refunded_fen": 8}
+    [refund] = does(merchant, FollowOrder(redemption_id="d1", **(AT | SALE | given_back)))
+    assert (refund.kind, refund.count, refund.points) == ("refund", 1, 4)
+    assert does(merchant, FollowOrder(redemption_id="d1", **(AT | SALE))) == []
+    assert merchant.tills["till-1"].totals == Totals(sales=Tally(1, 10, 20), refunds=Tally(1, 4, 8))
+
+
+def test_a_reversal_that_names_another_terminal_undoes_nothing(merchant: Merchant) -> None:
+    """An app names the terminal: of another, the open batch says nothing of this sale."""
+    does(merchant, closing(totals=ONE_SALE))
+    for terminal in ("till-1", "till-2"):
+        with pytest.raises((UseRefund, ReversalMismatch)):
+            does(
+                merchant, ReverseOrder(redemption_id="d1", points=10, reason="timeout", **(AT | {"terminal": terminal}))
+            )
+    sold(merchant, "d2")
+    with pytest.raises(ReversalMismatch) as refused:
+        does(merchant, ReverseOrder(redemption_id="d2", points=10, reason="timeout", **(AT | {"terminal": "till-2"})))
+    assert refused.value.facts["terminal"] == "till-1"
 
 
 def test_a_batch_has_one_end_whoever_asks_and_whatever_they_count(merchant: Merchant) -> None:
