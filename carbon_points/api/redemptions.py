@@ -183,6 +183,7 @@ _OFFERED = ("offer-unknown", "items-invalid", *(refusal.code for refusal in DECL
         "redemption-not-held",
         "merchant-unknown",
         "terminal-unknown",
+        "terminal-suspended",
         "not-yours",
         *_OFFERED,
         body=True,

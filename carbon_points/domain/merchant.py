@@ -241,7 +241,10 @@ class SettlementOverlaps(Refusal):
 def parts(message: Command | Event, facts: object = None) -> list[tuple[str, str]]:  # noqa: ARG001  # as for accounts
     """The parts of the state that a command reads or an event changes, as (field, key)."""
     match message:
-        case PlaceOrder() | OrderPlaced():
+        case PlaceOrder():
+            own = [("orders", message.redemption_id), ("identities", message.terminal)]
+            return [*own, *_of_offer(message.offer, message.resident)]
+        case OrderPlaced():
             return [("orders", message.redemption_id), *_of_offer(message.offer, message.resident)]
         case FollowOrder() | OrderMoved():
             own = [("orders", message.redemption_id), ("tills", message.terminal)]
@@ -315,6 +318,8 @@ def _order(merchant: Merchant, command: PlaceOrder | ReverseOrder | FollowOrder,
     till = merchant.tills.get(command.terminal) or Till()
     match command:
         case PlaceOrder():
+            if merchant.identity(command.terminal).suspended:  # also where an app names the terminal
+                raise terminals.TerminalIsSuspended(merchant=merchant.id, terminal=command.terminal)
             terms = Terms(merchant.fen_per_point, merchant.confirm_above, merchant.catalogue)
             return order.place(command, known, terms, now=now)
         case ReverseOrder():

@@ -264,3 +264,14 @@ class TestWhatWasLeft:
         assert found(own_city, "k")["status"] == "reversed"
         ends = ["sale", "reversal"] if capture else ["release"]
         assert [kind for kind, *_ in moves(own_city, redemption)] == ends
+
+
+def test_nobody_places_an_order_at_a_suspended_terminal_and_what_it_holds_can_still_be_captured(
+    own_city: City, resident: str
+) -> None:
+    held = own_city.held(resident, 30, key="k")
+    suspension = {"suspended": True, "reason": "stolen"}
+    own_city.done(own_city.post("/v1/merchants/shop/terminals/t1/suspension", suspension))
+    problem(own_city.post("/v1/redemptions", hold(resident, 10), by="app"), 403, "terminal-suspended")
+    own_city.done(own_city.post(f"/v1/redemptions/{held}/capture", {"points": 30}, by="app"))
+    assert balance(own_city, resident) == (70, 0)
