@@ -365,10 +365,16 @@ def id_from_key(prefix: str, request: Request[Caller, Any, Any], operation: str)
 
 
 def redemption_id_of(caller: Caller, reference: str) -> str:
-    """The id of what a caller asks for under its own reference, the Idempotency-Key. Raises ApiError."""
+    """The id of what a caller asks for under its own reference, the Idempotency-Key. Raises ApiError.
+
+    It is told in a header, and later in an address or a body: what they might not carry alike is refused, or a
+    reversal would be of another call than was meant.
+    """
     key = reference.strip('"')
     if not 1 <= len(key) <= 200:
         raise ApiError("idempotency-key-missing")
+    if not (key.isascii() and key.isprintable() and key == key.strip(" ")):
+        raise ApiError("idempotency-key-missing", "it is printable ASCII, without white space around it")
     return _id("rdm_", caller, "redemption", key)
 
 

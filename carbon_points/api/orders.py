@@ -77,7 +77,9 @@ class Orders:
         outcome = await self._told(_asking(placed), view)
         if isinstance(outcome.refusal, account.CodeUsed):  # it is never held
             outcome = await self._told(declined(placed, outcome.refusal.code), view)
-        return Held(placed, done(outcome).events[-1], outcome)
+        if not done(outcome).events:  # there was nothing left to decline
+            raise account.RedemptionNotHeld(redemption=order.redemption_id, current_state=account.REVERSED)
+        return Held(placed, outcome.events[-1], outcome)
 
     async def change(self, command: Command, view: Any = None) -> Outcome:
         """Have a resident's stream change a redemption, and pass it on to its order. Raises its refusals."""

@@ -49,7 +49,7 @@ from carbon_points.domain.account import (
 )
 from carbon_points.domain.event import Event, Id
 from carbon_points.domain.offer import DECLINES, ITEMS_MOST
-from carbon_points.domain.order import OrderPlaced, PlaceOrder, Reason, ReverseOrder
+from carbon_points.domain.order import OrderPlaced, PlaceOrder, Reason, ReversalMismatch, ReverseOrder
 from carbon_points.domain.refusal import Conflict, Refusal, codes
 from carbon_points.payers import Payer
 
@@ -300,7 +300,7 @@ def _refusals() -> dict[str, type[Refusal]]:
     description="Read from the log itself. `none`: it has not come. It may be on its way still: a reversal makes sure "
     "that it never happens.",
     guards=[takes("terminal", "app")],
-    responses=documented("not-yours"),
+    responses=documented("idempotency-key-missing", "not-yours"),
 )
 @threaded
 def find_redemption(
@@ -455,7 +455,14 @@ async def refund_redemption(
     status_code=201,
     responses=_again(Undone)
     | documented(
-        "reversal-mismatch", "use-refund", "merchant-unknown", "terminal-unknown", "identity-reused", body=True
+        "idempotency-key-missing",
+        "reversal-mismatch",
+        "use-refund",
+        "merchant-unknown",
+        "terminal-unknown",
+        "identity-reused",
+        "not-yours",
+        body=True,
     ),
 )
 async def reverse_redemption(
@@ -480,11 +487,26 @@ async def reverse_redemption(
     if not merchant or not terminal:
         raise ApiError("missing-field", "whose call it was: merchant and terminal")
     redemption_id = redemption_id_of(request.user, data.reference)
+    if request.user.role != "terminal":
+        await _must_be_at(installation, redemption_id, merchant)
     command = ReverseOrder(
         merchant=merchant, terminal=terminal, redemption_id=redemption_id, reason=data.reason, **_asked(data)
     )
     outcome, event = await installation.orders.reverse(command)
     return receipt(_undone(redemption_id, event), outcome)
+
+
+async def _must_be_at(installation: Installation, redemption_id: str, merchant: str) -> None:
+    """Whoever names the merchant may name another one, which knows nothing of the order. Raises ReversalMismatch."""
+    placed = await asyncio.to_thread(installation.orders.placed, redemption_id)
+    if placed and placed.merchant != merchant:
+        raise ReversalMismatch(
+            points=placed.points,
+            offer=placed.offer,
+            items=placed.items,
+            merchant=placed.merchant,
+            terminal=placed.terminal,
+        )
 
 
 def _undone(redemption_id: str, event: Event | None) -> Undone:

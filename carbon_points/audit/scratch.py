@@ -86,9 +86,10 @@ class Scratch:
         self._db.execute(_SPENT, (redemption, resident, kind, 1, points, fen, 0, 0, 0))
 
     def moved(self, redemption: str, resident: str, kind: str, times: int, points: int, fen: int) -> None:
-        """An order says that it did."""
-        if kind in ("sale", "refund", "reversal"):
-            self._db.execute(_SPENT, (redemption, resident, kind, 0, 0, 0, times, points, fen))
+        """An order says that it did; by any other kind, that nothing was sold."""
+        told = kind if kind in ("sale", "refund", "reversal") else "nothing"
+        figures = (0, 0, 0) if told == "nothing" else (times, points, fen)
+        self._db.execute(_SPENT, (redemption, resident, told, 0, 0, 0, *figures))
 
     def held_otherwise(self) -> str | None:
         """A redemption that was held on other terms than were asked for."""
@@ -104,6 +105,12 @@ class Scratch:
         """A redemption of which its order says more than its resident's entries do, and of what."""
         more = "said_times > times OR said_points > points OR said_fen > fen"
         return self._db.execute(f"SELECT redemption, kind FROM spent WHERE {more}").fetchone()  # noqa: S608  # our own
+
+    def denied(self) -> str | None:
+        """A redemption that was sold, and of which an order says that nothing was."""
+        of = "SELECT redemption, resident FROM spent WHERE"
+        row = self._db.execute(f"{of} kind = 'nothing' INTERSECT {of} kind = 'sale' AND times > 0").fetchone()
+        return row[0] if row else None
 
     # -- settlements -------------------------------------------------------------------------------------------------
 

@@ -139,6 +139,11 @@ class _Run:
         if otherwise := self.scratch.held_otherwise():
             reason = f"redemption {otherwise} was held on other terms than its order says"
             raise Found(Finding(partition=0, position=0, reason=reason))
+        if denied := self.scratch.denied():
+            reason = (
+                f"the order of redemption {denied} says that nothing was sold, and its resident's entries say it was"
+            )
+            raise Found(Finding(partition=0, position=0, reason=reason))
         if dict(self._log.heads()) != dict(self.heads):
             return
         if nothing := self.scratch.held_of_nothing():

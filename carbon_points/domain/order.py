@@ -267,7 +267,7 @@ class RedemptionReversed(Refusal):
 
 class ReversalMismatch(Refusal):
     code = "reversal-mismatch"
-    title = "The redemption was for another number of points, or at another terminal"
+    title = "The redemption was for something else, or at another terminal"
 
 
 class UseRefund(Refusal):

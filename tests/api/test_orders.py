@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from carbon_points.api.installation import redemption_id_of
 from carbon_points.api.orders import GRACE, SETTLE
@@ -16,6 +17,7 @@ from tests.api.city import POINTS, Answer, City, hold, problem, same_again
 from tests.conftest import Clock
 
 TILL = Caller("key_x", "terminal", "shop/t1")
+AT = {"merchant": "shop", "terminal": "t1"}
 SECOND = timedelta(seconds=1)
 
 
@@ -65,6 +67,18 @@ class TestFinding:
         assert found(own_city, "k")["status"] == "held"
         other = own_city.get("/v1/redemptions", by="next terminal", reference="k").json()
         assert (other["status"], other["terminal"]) == ("none", "t2")
+
+    @pytest.mark.parametrize("key", ["订单-1", "caf\u00e9", " k", "k ", "a\tb"])
+    def test_a_reference_that_header_and_body_might_not_carry_alike_is_refused_by_both(
+        self, own_city: City, resident: str, key: str
+    ) -> None:
+        """Or its reversal would be of another call, which never came, while the sale stands."""
+        if key == key.strip():
+            headers: Any = {b"Idempotency-Key": key.encode()}
+            sale = own_city.post("/v1/redemptions", hold(resident, 30), by="app", key=None, headers=headers)
+            problem(sale, 400, "idempotency-key-missing")
+        problem(undo(own_city, key, 30), 400, "idempotency-key-missing")
+        problem(own_city.get("/v1/redemptions", by="terminal", reference=key), 400, "idempotency-key-missing")
 
 
 class TestReversing:
@@ -117,6 +131,19 @@ class TestReversing:
         other = own_city.post("/v1/redemptions/reversal", body, by="next terminal", key=None)
         assert other.json()["action"] == "none"
         assert balance(own_city, resident) == (70, 30)
+
+    @pytest.mark.parametrize(("merchant", "terminal"), [("mall", "t1"), ("shop", "t2")])
+    def test_an_app_that_names_another_than_it_asked_at_is_told_so(
+        self, own_city: City, resident: str, merchant: str, terminal: str
+    ) -> None:
+        own_city.done(own_city.post("/v1/redemptions", hold(resident, 30, capture=True), by="app", key="k"))
+        body = {"reference": "k", "points": 30, "reason": "timeout", "merchant": merchant, "terminal": terminal}
+        other = own_city.post("/v1/redemptions/reversal", body, by="app", key=None)
+        assert problem(other, 409, "reversal-mismatch")["facts"]["terminal"] == "t1"
+        assert balance(own_city, resident) == (70, 0)
+        right = own_city.post("/v1/redemptions/reversal", body | AT, by="app", key=None)
+        assert (right.status_code, right.json()["action"]) == (201, "refunded")
+        assert balance(own_city, resident) == (100, 0)
 
 
 class TestAgreeing:
@@ -216,6 +243,27 @@ class TestWhatWasLeft:
         answer = own_city.post("/v1/redemptions", hold(resident, 30), by="terminal", key="k")
         assert (answer.status_code, answer.json()["status"]) == (201, "held")
         assert balance(own_city, resident) == (70, 30)
+
+    @pytest.mark.parametrize("sold_out", [False, True])
+    def test_what_was_to_be_declined_and_was_reversed_first_is_answered_so_for_good(
+        self, own_city: City, resident: str, sold_out: bool
+    ) -> None:
+        """Its code is used by another call, or its offer has nothing left: either is found out too late."""
+        body = hold(resident, 30)
+        order = self.order(own_city, resident, "k")
+        if sold_out:
+            offer = {"offer": "tea", "title": "茶一杯", "points": 30, "amount_fen": 60, "stock": 0}
+            own_city.done(own_city.post("/v1/merchants/shop/offers", offer))
+            body = {"resident": resident, **AT, "offer": "tea"}
+            order = structs.replace(order, points=0, offer="tea", items=1)
+        self.commit(own_city, order)
+        if not sold_out:
+            other = own_city.coded(body, "terminal", "k") | {"points": 10}
+            own_city.done(own_city.post("/v1/redemptions", other, by="terminal", key="other"))
+        own_city.done(undo(own_city, "k", 30))
+        for _ in range(2):
+            late = own_city.post("/v1/redemptions", body, by="terminal", key="k")
+            assert problem(late, 409, "redemption-not-held")["facts"]["current_state"] == "reversed"
 
     def test_what_was_captured_reaches_its_order_though_nobody_passed_it_on(
         self, own_city: City, resident: str, time: Clock

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 from carbon_points.audit.log import JournalLog
 from carbon_points.audit.verify import Report, verify
+from carbon_points.domain.account import HoldPoints
+from carbon_points.domain.order import PlaceOrder
 from carbon_points.domain.posting import postings
 from carbon_points.journal import codec
 from carbon_points.journal.codec import EVENT_TYPES
@@ -463,6 +465,21 @@ def test_every_number_in_the_log_matters(whole: Stored, tmp_path: Path) -> None:
             stored = Stored(Path(shutil.copytree(whole.folder, tmp_path / f"{type_name.replace('/', '-')}-{name}")))
             _forge(stored, type_name, first, {name: ADD})
             assert not stored.verify().ok, (type_name, name)
+
+
+@pytest.mark.parametrize("ended", ["voided", "expired", "declined", "reversed"])
+def test_an_order_that_says_nothing_was_sold_of_what_was_captured_is_found(stored: Stored, ended: str) -> None:
+    """It would put what was sold back on the shelf, and leave the sale out of its batch."""
+    city = City(stored.url, china("2026-04-04T12:00"))
+    asked: dict[str, Any] = {"merchant": "tea", "terminal": "tea-1", "redemption_id": "z1", "resident": CEM}
+    asked |= {"points": 1, "hold_seconds": 300, "capture": True}
+    city.do(PlaceOrder(**asked))
+    city.do(HoldPoints(**asked, amount_fen=3))
+    city.told("z1", ended=ended)
+    city.journal.close()
+    report = stored.verify()
+    assert report.first_wrong is not None
+    assert "z1" in report.first_wrong.reason
 
 
 # -- what lies beside the entries ------------------------------------------------------------------------------------

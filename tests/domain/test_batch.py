@@ -22,7 +22,7 @@ from carbon_points.domain.order import (
 )
 from tests.given import NOON
 
-AT = {"merchant": "bakery", "terminal": "till-1"}
+AT: dict[str, Any] = {"merchant": "bakery", "terminal": "till-1"}
 SALE = {"ended": "captured", "captured_points": 10, "captured_fen": 20}
 ONE_SALE = Totals(sales=Tally(1, 10, 20))
 
