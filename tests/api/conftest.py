@@ -36,6 +36,14 @@ def served_city(founded: Founded, tmp_path_factory: pytest.TempPathFactory) -> I
         yield running
 
 
+@pytest.fixture(scope="module")
+def served_apart(founded: Founded, tmp_path_factory: pytest.TempPathFactory) -> Iterator[City]:
+    """Like `served_city`, for tests of one file that change what others rest on: its clock, or anything at all."""
+    folder = Path(shutil.copytree(founded[0], tmp_path_factory.mktemp("apart") / "data"))
+    with served({"CARBON_DATA_DIR": str(folder)}, Clock(NOON), founded[1]) as running:
+        yield running
+
+
 @pytest.fixture
 def own_city(founded: Founded, tmp_path: Path) -> Iterator[City]:
     """A city for one test alone: its totals are that test's, and so is its clock."""

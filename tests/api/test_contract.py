@@ -37,14 +37,14 @@ class Known(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def schema(served_city: City) -> Any:
-    return schemathesis.openapi.from_url(f"{served_city.http.base_url}/docs/openapi.json")
+def schema(served_apart: City) -> Any:
+    return schemathesis.openapi.from_url(f"{served_apart.http.base_url}/docs/openapi.json")
 
 
 @pytest.fixture(scope="module")
-def known(served_city: City) -> Known:
+def known(served_apart: City) -> Known:
     """A city in which every kind of thing is there once, so that calls meet more than what is not."""
-    city = served_city
+    city = served_apart
     resident = city.resident(points=10_000, trade=True)
     traders(city, 5)
     pool = pool_of(city, MAY)
@@ -112,9 +112,9 @@ CALLS = pytest.mark.parametrize(
 
 @CALLS
 def test_what_the_description_allows_is_answered_as_it_says(
-    served_city: City, schema: Any, known: Known, operation: str, method: str, path: str
+    served_apart: City, schema: Any, known: Known, operation: str, method: str, path: str
 ) -> None:
-    keys = {"Authorization": f"Bearer {served_city.keys['operator']}"}
+    keys = {"Authorization": f"Bearer {served_apart.keys['operator']}"}
 
     @given(case=schema[path][method].as_strategy(generation_mode=GenerationMode.POSITIVE), there=st.booleans())
     @examples(3)
@@ -130,9 +130,9 @@ def test_what_the_description_allows_is_answered_as_it_says(
     ids=lambda value: value if value.isalnum() and not value.isupper() else "",
 )
 def test_what_the_description_does_not_allow_is_refused_as_it_says(
-    served_city: City, schema: Any, operation: str, method: str, path: str
+    served_apart: City, schema: Any, operation: str, method: str, path: str
 ) -> None:
-    keys = {"Authorization": f"Bearer {served_city.keys['operator']}"}
+    keys = {"Authorization": f"Bearer {served_apart.keys['operator']}"}
 
     @given(case=schema[path][method].as_strategy(generation_mode=GenerationMode.NEGATIVE))
     @examples(3)

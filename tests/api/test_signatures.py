@@ -242,7 +242,7 @@ printable = st.characters(min_codepoint=0x21, max_codepoint=0x7E)
 requests = st.fixed_dictionaries(
     {
         "method": st.sampled_from(["GET", "POST"]),
-        "path": st.from_regex(r"/v1(/[a-z0-9._~%-]{0,9}){0,3}(\?[a-z0-9=&%+._-]{1,20})?", fullmatch=True),
+        "path": st.from_regex(r"/v1(/([a-z0-9._~-]|%[0-9a-f]{2}){0,9}){0,3}(\?[a-z0-9=&+._-]{1,20})?", fullmatch=True),
         "body": st.binary(max_size=50),
         "key": st.text(printable, min_size=1, max_size=40),
         "nonce": st.text(

@@ -436,7 +436,8 @@ class TestOverASocket:
         till = Terminal(served_city, "shop", "t2").activated()
         place, url = "/v1/merchants/shop", served_city.http.base_url
         origin = f"http://{url.host}:{url.port}"
-        assert till.call("GET", place, origin=origin).status_code == 200
+        first = till.call("GET", place, origin=origin)
+        assert first.status_code == 200, first.text
         for extra in ("Host: elsewhere.example", "Signature-Input: sig1=()", "Signature: sig1=:AAAA:"):
             headers = till.signed("GET", place, b"", "", origin=origin)
             lines = [f"GET {place} HTTP/1.1", f"Host: {url.host}:{url.port}", "Connection: close", extra]

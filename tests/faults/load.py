@@ -165,8 +165,11 @@ class Load:
 
     def progress(self, more: int) -> Any:
         """Whether so many more were acknowledged than now."""
-        wanted = len(self.told.acknowledged) + more
-        return lambda: len(self.told.acknowledged) >= wanted
+        return self.at_least(len(self.told.acknowledged) + more)
+
+    def at_least(self, many: int) -> Any:
+        """Whether so many were acknowledged."""
+        return lambda: len(self.told.acknowledged) >= many
 
 
 def credited(journal: Journal) -> dict[str, tuple[str, int]]:

@@ -20,6 +20,7 @@ class Network:
         self._to_lose = 0
         self.lost = 0  # answers to a COMMIT that were dropped
         self._open: list[socket.socket] = []
+        self._closed = False
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -39,12 +40,14 @@ class Network:
             self._to_lose = count
 
     def close(self) -> None:
-        self._flows.set()
+        """What was held back does not come through any more."""
         with suppress(OSError):  # whoever waits in accept is woken by a shutdown, not by a close
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for end in self._open:
             _cut(end)
+        self._closed = True
+        self._flows.set()
 
     def _accept(self) -> None:
         while True:
@@ -53,6 +56,9 @@ class Network:
             except OSError:
                 return
             self._flows.wait()
+            if self._closed:
+                near.close()
+                return
             try:
                 far = socket.create_connection(("127.0.0.1", self._to))
             except OSError:

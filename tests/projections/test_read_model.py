@@ -245,4 +245,4 @@ class TestShape:
             connection.execute(text(f"CREATE TABLE {places}actions (former int)"))
             connection.execute(text(f"UPDATE {places}shape SET digest = 'former'"))
         with opened(read_url) as later:
-            assert later.dump().startswith(b"accounts\nactions\nblocks\n")
+            assert later.dump().startswith(b"accounts\nactions\nbatches\nblocks\n")

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from tests.api.city import City, opened, wait_for
 from tests.api.conftest import Founded
 from tests.api.terminal_page.conftest import standing_at
 from tests.api.terminal_page.till import code_of
+from tests.faults.servers import free_port
 
 # The page and all that it loaded are in the phone's cache, and the worker that answers from it is there.
 KEPT = """async () => {
@@ -53,9 +53,7 @@ def environment(founded: Founded, tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as asked:
-        asked.bind(("127.0.0.1", 0))
-        return asked.getsockname()[1]
+    return free_port()
 
 
 @pytest.fixture
