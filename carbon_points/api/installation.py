@@ -34,6 +34,8 @@ from carbon_points.projections.cache import CityCache
 from carbon_points.projections.loop import Follower
 from carbon_points.projections.ranker import Ranker
 from carbon_points.projections.read_model import ReadModel
+from carbon_points.sandbox.city import Sandbox
+from carbon_points.sandbox.clock import MovedClock
 from carbon_points.settings import Settings
 from carbon_points.webhooks.deliverer import AT_ONCE_MOST, Deliverer
 from carbon_points.webhooks.deliveries import Deliveries
@@ -71,6 +73,7 @@ class Installation(Struct, frozen=True):
     endpoints: Endpoints
     deliveries: Deliveries
     deliverer: Deliverer | None  # None: another process delivers
+    sandbox: Sandbox | None = None
 
     async def write(self, command: Command, facts: object = None, view: View | None = None) -> Outcome:
         """Have a command decided and made durable. Raises its Refusal, Unavailable, or Overloaded."""
@@ -88,11 +91,13 @@ class Installation(Struct, frozen=True):
         known = self.directory.known(source, subject)
         return known or await self.bindings.ask((source, create), subject)
 
-    async def payer(self, code: str) -> Payer:
+    async def payer(self, code: str, redemption_id: str, till: str) -> Payer:
         """Whose a payment code is. Those who ask at the same time are looked up together.
 
         Refusals, in order: CodeMalformed, Throttled, CodeExpired, CodeUnknown.
         """
+        if self.sandbox and (made_up := await asyncio.to_thread(self.sandbox.payer, code, redemption_id, till)):
+            return made_up
         known = self.directory.payers.known(code, self.clock()) or await self.paying.ask(None, code)
         assert known is not None, "a code has its payer or its refusal"
         return known
@@ -123,8 +128,12 @@ class Installation(Struct, frozen=True):
         self.finisher.start()
         if self.deliverer is not None:
             self.deliverer.start()
+        if self.sandbox:
+            self.sandbox.start()
 
     def close(self) -> None:
+        if self.sandbox:
+            self.sandbox.stop()
         if self.deliverer is not None:
             self.deliverer.stop()
         self.finisher.stop()
@@ -210,13 +219,15 @@ def open_installation(
     deliver webhooks.
 
     A log without any methodology is new: it adopts the tables that this release ships. Later ones are published
-    by hand.
+    by hand. Raises OtherMode where the data is a sandbox's and the settings are not, or the other way.
     """
-    journal = open_journal(settings.journal_url, partitions=settings.partitions, clock=clock)
+    moved = MovedClock(clock) if settings.sandbox else None
+    clock = moved or clock
+    journal = open_journal(settings.journal_url, partitions=settings.partitions, clock=clock, mode=settings.mode)
     adopt(journal)
     key = subject_key(settings.subject_key, Path(settings.data_dir))
     try:
-        directory = Directory(settings.directory_url, key)
+        directory = Directory(settings.directory_url, key, mode=settings.mode)
     except DirectoryIncomplete:
         journal.close()
         raise
@@ -226,6 +237,10 @@ def open_installation(
         journal.close()
         directory.close()
         raise
+    sandbox = None
+    if moved is not None and directory.moves is not None:
+        moved.follow(directory.moves)
+        sandbox = Sandbox(journal, directory, moved)
     read_model = ReadModel(settings.read_url)
     ranker = None
     if not command:
@@ -251,6 +266,7 @@ def open_installation(
         deliveries.endpoints,
         deliveries,
         None if command else Deliverer(journal, deliveries, sender_of(settings), clock=clock),
+        sandbox,
     )
 
 
@@ -288,7 +304,7 @@ class Initialised(Struct, frozen=True):
 def create_installation(settings: Settings, *, partitions: int | None = None, distributed: bool = False) -> Initialised:
     """Make what is missing of an installation. Raises ValueError where it stands and has other partitions."""
     wanted = settings.partitions if partitions is None else partitions
-    created = create_journal(settings.journal_url, partitions=wanted, distributed=distributed)
+    created = create_journal(settings.journal_url, partitions=wanted, distributed=distributed, mode=settings.mode)
     if partitions not in (None, created.partitions):
         raise ValueError(f"the journal has {created.partitions} partitions, for ever: it cannot have {partitions}")
     made = list(created.made)
@@ -296,7 +312,7 @@ def create_installation(settings: Settings, *, partitions: int | None = None, di
     if not settings.subject_key and not (folder / KEY_FILE).exists():
         made.append("subject key")
     key = subject_key(settings.subject_key, folder)
-    directory = Directory(settings.directory_url, key)
+    directory = Directory(settings.directory_url, key, mode=settings.mode)
     read_model = ReadModel(settings.read_url)
     endpoints = Endpoints(settings.webhooks_url, key)
     journal = open_journal(settings.journal_url)
