@@ -78,14 +78,14 @@ def cli() -> None:
 
 @contextmanager
 def opened(*, sandbox: bool = False) -> Generator[Installation]:
-    installation = open_installation(known(sandbox=sandbox))
+    installation = open_installation(loaded(sandbox=sandbox))
     try:
         yield installation
     finally:
         installation.close()
 
 
-def known(*, sandbox: bool) -> settings.Settings:
+def loaded(*, sandbox: bool) -> settings.Settings:
     """The settings, which the command itself may say are a sandbox's."""
     return settings.load({**os.environ, "CARBON_SANDBOX": "1"} if sandbox else None)
 
@@ -158,7 +158,7 @@ def serve(host: str | None, port: int | None, sandbox: bool, plain: bool) -> Non
     from carbon_points.api.app import create_app
     from carbon_points.api.server import configured
 
-    told = known(sandbox=sandbox)
+    told = loaded(sandbox=sandbox)
     # SQLite's readers and writers would meet at its one file.
     command = (sys.executable, "-m", "carbon_points", "follow", "--json", *(("--sandbox",) if told.sandbox else ()))
     installation = open_installation(told, command=command if told.postgres else ())
@@ -790,7 +790,10 @@ def sandbox_keys(plain: bool) -> None:
     lines += [("merchant", found.merchant), ("resident", found.resident), ("subject", f"{found.subject} of test-bus")]
     lines += [(f"offer {offer}", f"{points} points") for offer, points in found.offers.items()]
     lines += [(f"code {code}", means) for code, means in found.codes.items()]
-    show(plain, found, lambda: rows("sandbox", ("", ""), [*lines, ("time", found.time)]))
+    if plain:
+        show(plain, found)
+    for name, told in [] if plain else [*lines, ("time", found.time)]:
+        click.echo(f"{name:33} {told}")  # no table: a key is copied whole
 
 
 @cli.group()
