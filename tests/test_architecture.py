@@ -83,7 +83,14 @@ ONLY_IN = {
 # Where a file outside its package may import the tool all the same: names of errors and no more.
 ALSO = {
     # who is told, and what is to be told, are no read models: they cannot be made again from the log
-    "sqlalchemy": {"directory.py", "payers.py", "sandbox/clock.py", "terminals.py", "webhooks/endpoints.py", "webhooks/deliveries.py"},
+    "sqlalchemy": {
+        "directory.py",
+        "payers.py",
+        "sandbox/clock.py",
+        "terminals.py",
+        "webhooks/endpoints.py",
+        "webhooks/deliveries.py",
+    },
     "sqlalchemy.exc": {
         "directory.py",
         "payers.py",

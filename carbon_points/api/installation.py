@@ -221,7 +221,7 @@ def open_installation(
     A log without any methodology is new: it adopts the tables that this release ships. Later ones are published
     by hand. Raises OtherMode where the data is a sandbox's and the settings are not, or the other way.
     """
-    moved = MovedClock(clock) if settings.sandbox else None
+    real, moved = clock, MovedClock(clock) if settings.sandbox else None
     clock = moved or clock
     journal = open_journal(settings.journal_url, partitions=settings.partitions, clock=clock, mode=settings.mode)
     adopt(journal)
@@ -265,7 +265,7 @@ def open_installation(
         Roots(journal, settings.folder / "roots.json"),
         deliveries.endpoints,
         deliveries,
-        None if command else Deliverer(journal, deliveries, sender_of(settings), clock=clock),
+        None if command else Deliverer(journal, deliveries, sender_of(settings), clock=clock, real=real),
         sandbox,
     )
 

@@ -46,6 +46,7 @@ SUSPENDED, EARLIER = "t8", "t9"  # a terminal that may do nothing, and the one w
 FEN_PER_POINT = 2
 CONFIRM_ABOVE = 500  # points, from which on the shop has residents asked
 POINTS = 1_000_000  # that a resident who can pay has at least, before each payment
+RIDE_KM = 100_000  # ten times as many points: few rides are enough
 ANSWER_SECONDS = 3  # until a resident has picked up the phone
 EVERY_SECONDS = 0.5
 _USED = "test:used"
@@ -145,7 +146,7 @@ class Sandbox:
             source=SOURCE,
             record_id=f"{name}-{secrets.token_hex(8)}",
             behaviour=BEHAVIOUR,
-            quantity=Decimal(POINTS // 100),
+            quantity=Decimal(RIDE_KM),
             unit="km",
             occurred_at=now,
         )

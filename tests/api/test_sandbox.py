@@ -204,7 +204,7 @@ class TestAsking:
 def unheard(city: City, body: dict[str, Any], key: str) -> None:
     """Send a call over a connection of its own, and hear nothing long after it was done."""
     headers = {"Authorization": f"Bearer {city.keys['terminal']}", "Idempotency-Key": key}
-    patience = httpx.Timeout(30, read=1.5)
+    patience = httpx.Timeout(30, read=0.8)
     with httpx.Client(base_url=city.http.base_url, timeout=patience) as impatient, pytest.raises(httpx.ReadTimeout):
         impatient.post("/v1/redemptions", json=body, headers=headers)
 
@@ -298,7 +298,7 @@ class TestClock:
         till = Terminal(sandbox, MERCHANT, "t1").activated()
         advanced(sandbox, 3_600)
         origin = str(sandbox.http.base_url).rstrip("/")
-        assert till.call("POST", "/v1/redemptions", sale("ok"), origin=origin).status_code == 201
+        assert till.call("POST", "/v1/redemptions", sale("ok"), key="signed", origin=origin).status_code == 201
         ahead = int(sandbox.installation.clock().timestamp())
         refused = till.call("POST", "/v1/redemptions", sale("ok"), origin=origin, created=ahead)
         problem(refused, 401, "signature-expired")
@@ -324,7 +324,7 @@ class TestWhatIsThere:
 
     def test_the_used_code_counts_in_nobodys_batch(self, made: Path, tmp_path: Path) -> None:
         with opened(Path(shutil.copytree(made, tmp_path / "data"))) as installation:
-            installation.finisher.finish(settle=timedelta(0))
+            assert installation.finisher.settled(MERCHANT, 30)
             shop = installation.journal.state(f"merchant/{MERCHANT}", [("tills", t) for t in ("t1", "t2", EARLIER)])
             assert {name: till.sales.count for name, till in shop.tills.items()} == {EARLIER: 1}
 
