@@ -120,6 +120,7 @@ class Directory:
 
     def __init__(self, url: str, subject_key: bytes, *, mode: Mode = "live") -> None:
         self._subject_key, self._mode = subject_key, mode
+        self._other_prefix = KEY_PREFIX["live" if mode == "test" else "test"]
         # What is asked for tells a handle, and what is stored more: errors do not repeat it.
         self._engine = create_engine(url, pool_pre_ping=url.startswith("postgresql"), hide_parameters=True)
         if self._engine.dialect.name == "postgresql":
@@ -274,7 +275,7 @@ class Directory:
 
     def of_other_mode(self, secret: str) -> bool:
         """Whether a key was made by a sandbox and shown to a live installation, or the other way."""
-        return secret.startswith(tuple(prefix for mode, prefix in KEY_PREFIX.items() if mode != self._mode))
+        return secret.startswith(self._other_prefix)
 
     def known_caller(self, secret: str) -> tuple[bool, Caller | None]:
         """Whether the answer of `caller` is known from a moment ago, and that answer: without asking the database."""

@@ -20,6 +20,7 @@ from carbon_points import codes
 from carbon_points.__main__ import cli
 from carbon_points.api.installation import Installation, create_installation, open_installation
 from carbon_points.audit.verify import verify
+from carbon_points.directory import ROLES
 from carbon_points.journal.journal import OtherMode
 from carbon_points.sandbox.city import CONFIRM_ABOVE, EARLIER, FIXED, MERCHANT, POINTS, SUSPENDED
 from carbon_points.sandbox.clock import MOST_DAYS
@@ -316,6 +317,18 @@ class TestWhatIsThere:
         assert [answer.headers.get_list("carbon-mode") for answer in asked] == [["test"]] * len(asked)
         assert asked[0].json()["livemode"] is False
         assert [answer.status_code for answer in asked[-2:]] == [201, 201]
+
+    def test_it_is_what_a_live_server_is_and_a_clock(self, sandbox: City, city: City) -> None:
+        told = [place.get("/docs/openapi.json", by="").json()["paths"] for place in (sandbox, city)]
+        clock = told[0].pop("/v1/sandbox/clock")
+        assert told[0] == told[1]
+        assert {method: said["operationId"] for method, said in clock.items()} == {
+            "get": "getSandboxClock",
+            "post": "advanceSandboxClock",
+        }
+        roles = {method: sorted(r["key"][0] for r in said["security"] if "key" in r) for method, said in clock.items()}
+        assert roles["post"] == ["operator"]
+        assert roles["get"] == sorted(ROLES)
 
     def test_its_log_holds_before_the_auditor(self, sandbox: City) -> None:
         sandbox.settled()
