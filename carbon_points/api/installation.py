@@ -91,13 +91,11 @@ class Installation(Struct, frozen=True):
         known = self.directory.known(source, subject)
         return known or await self.bindings.ask((source, create), subject)
 
-    async def payer(self, code: str, redemption_id: str, till: str) -> Payer:
+    async def payer(self, code: str) -> Payer:
         """Whose a payment code is. Those who ask at the same time are looked up together.
 
         Refusals, in order: CodeMalformed, Throttled, CodeExpired, CodeUnknown.
         """
-        if self.sandbox and (made_up := await asyncio.to_thread(self.sandbox.payer, code, redemption_id, till)):
-            return made_up
         known = self.directory.payers.known(code, self.clock()) or await self.paying.ask(None, code)
         assert known is not None, "a code has its payer or its refusal"
         return known

@@ -28,7 +28,7 @@ from carbon_points.api.installation import (
 )
 from carbon_points.api.orders import Held, Parties
 from carbon_points.api.problems import ApiError, documented
-from carbon_points.api.sandbox import hung_up
+from carbon_points.api.sandbox import hung_up, payer_of_fixed
 from carbon_points.directory import Caller
 from carbon_points.domain import account
 from carbon_points.domain.account import (
@@ -228,7 +228,9 @@ async def _payer(installation: Installation, caller: Caller, data: Hold, redempt
         raise ApiError("missing-field", "code or resident, one of them")
     if data.code is not UNSET:
         try:
-            payer = await installation.payer(data.code, redemption_id, f"{data.merchant}/{data.terminal}")
+            till = f"{data.merchant}/{data.terminal}"
+            made_up = await payer_of_fixed(installation, data.code, redemption_id, till)
+            payer = made_up or await installation.payer(data.code)
         except Refusal:
             # A call that is sent again, when its code is good no more.
             placed = await asyncio.to_thread(installation.orders.placed, redemption_id)

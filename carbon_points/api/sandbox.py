@@ -21,6 +21,7 @@ from carbon_points.api.installation import (
 )
 from carbon_points.api.problems import documented
 from carbon_points.directory import Caller
+from carbon_points.payers import Payer
 from carbon_points.sandbox.city import Sandbox
 
 ADVANCE_MOST = 366 * 86_400
@@ -81,6 +82,13 @@ def advance_clock(
     sandbox.clock.look()
     headers = {} if new else {REPLAYED_HEADER: "true"}
     return Response(_shown(sandbox), status_code=201 if new else 200, headers=headers)
+
+
+async def payer_of_fixed(installation: Installation, code: str, redemption_id: str, till: str) -> Payer | None:
+    """Whose a code is that always means the same. Nobody's, where this is no sandbox. Raises what it means."""
+    if installation.sandbox is None:
+        return None
+    return await asyncio.to_thread(installation.sandbox.payer, code, redemption_id, till)
 
 
 async def hung_up(request: Request[Any, Any, Any]) -> None:
