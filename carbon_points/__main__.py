@@ -77,12 +77,17 @@ def cli() -> None:
 
 
 @contextmanager
-def opened() -> Generator[Installation]:
-    installation = open_installation(settings.load())
+def opened(*, sandbox: bool = False) -> Generator[Installation]:
+    installation = open_installation(loaded(sandbox=sandbox))
     try:
         yield installation
     finally:
         installation.close()
+
+
+def loaded(*, sandbox: bool) -> settings.Settings:
+    """The settings, which the command itself may say are a sandbox's."""
+    return settings.load({**os.environ, "CARBON_SANDBOX": "1"} if sandbox else None)
 
 
 def show(plain: bool, told: Any, table: Callable[[], Table] | None = None) -> None:
@@ -144,22 +149,23 @@ def init(partitions: int | None, distributed: bool, role: str | None, plain: boo
 @cli.command()
 @click.option("--host", help="Default: CARBON_HOST, or 127.0.0.1.")
 @click.option("--port", type=int, help="Default: CARBON_PORT, or 8000. 0 takes a free one.")
+@click.option("--sandbox", is_flag=True, help="As CARBON_SANDBOX=1: for tests, with data, keys and a clock of its own.")
 @as_json
-def serve(host: str | None, port: int | None, plain: bool) -> None:
+def serve(host: str | None, port: int | None, sandbox: bool, plain: bool) -> None:
     """Serve the API. The reference is at /docs. SIGTERM answers what it has taken, then stops."""
     import uvicorn
 
     from carbon_points.api.app import create_app
     from carbon_points.api.server import configured
 
-    known = settings.load()
+    told = loaded(sandbox=sandbox)
     # SQLite's readers and writers would meet at its one file.
-    command = (sys.executable, "-m", "carbon_points", "follow", "--json")
-    installation = open_installation(known, command=command if known.postgres else ())
+    command = (sys.executable, "-m", "carbon_points", "follow", "--json", *(("--sandbox",) if told.sandbox else ()))
+    installation = open_installation(told, command=command if told.postgres else ())
     calm_collector()
     sys.setswitchinterval(SWITCH_SECONDS)
     app = create_app(installation)
-    config = configured(app, host=host or known.host, port=known.port if port is None else port, log=known.log)
+    config = configured(app, host=host or told.host, port=told.port if port is None else port, log=told.log)
     bound = config.bind_socket()
     name, number = bound.getsockname()[:2]
     url = f"http://[{name}]:{number}" if ":" in name else f"http://{name}:{number}"
@@ -171,10 +177,11 @@ def serve(host: str | None, port: int | None, plain: bool) -> None:
 
 
 @cli.command(hidden=True)
+@click.option("--sandbox", is_flag=True)
 @as_json
-def follow(plain: bool) -> None:
+def follow(sandbox: bool, plain: bool) -> None:
     """Follow the log and deliver webhooks, as `serve` on PostgreSQL has it done, until standard input ends."""
-    with opened() as installation:
+    with opened(sandbox=sandbox) as installation:
         calm_collector()
         os.nice(NICE)  # who writes has the processor first
         for number in (signal.SIGINT, signal.SIGTERM):  # whoever started us says when to stop, by the end of our input
@@ -761,6 +768,32 @@ def pay(plain: bool) -> None:
         short = f"{found.queued} settlements wait; the fund has {found.balance_fen} fen and lacks {found.short_fen}"
         console.print(f"[yellow]short[/]: {short}", highlight=False)
         sys.exit(3)
+
+
+@cli.group()
+def sandbox() -> None:
+    """What developers try their programs against: see `serve --sandbox`."""
+
+
+@sandbox.command("keys")
+@as_json
+def sandbox_keys(plain: bool) -> None:
+    """Make a key of each role, and tell what is there to call: a shop, offers, a resident, codes that mean the same.
+
+    Keys are told once. Said again, it makes others, and those before stay good.
+    """
+    with opened(sandbox=True) as installation:
+        assert installation.sandbox is not None, "it was opened as one"
+        installation.sandbox.found()
+        found = installation.sandbox.keys()
+    lines = [(name, secret) for name, secret in {**found.keys, **found.refused_keys}.items()]
+    lines += [("merchant", found.merchant), ("resident", found.resident), ("subject", f"{found.subject} of test-bus")]
+    lines += [(f"offer {offer}", f"{points} points") for offer, points in found.offers.items()]
+    lines += [(f"code {code}", means) for code, means in found.codes.items()]
+    if plain:
+        show(plain, found)
+    for name, told in [] if plain else [*lines, ("time", found.time)]:
+        click.echo(f"{name:33} {told}")  # no table: a key is copied whole
 
 
 @cli.group()

@@ -43,11 +43,14 @@ from sqlalchemy.schema import CreateSchema
 
 from carbon_points import payers, terminals
 from carbon_points.domain.refusal import Refusal
+from carbon_points.journal.journal import Mode
 from carbon_points.payers import Payer, Payers
 from carbon_points.projections.read_model import write_ahead
+from carbon_points.sandbox import clock as sandbox_clock
 
 Role = Literal["source", "app", "terminal", "operator", "buyer", "auditor"]
 ROLES: tuple[Role, ...] = get_args(Role)
+KEY_PREFIX = {"live": "cp_live_", "test": "cp_test_"}  # of a key's secret, by the installation's mode
 REDEMPTIONS = "keys of redemptions"  # bound like subjects, for ever: they name nobody. No source's id has a space
 KEY_FILE = "subject.key"
 CACHED = 100_000
@@ -115,8 +118,9 @@ class DirectoryIncomplete(ValueError):
 class Directory:
     """Thread-safe. `subject_key` is 32 bytes that never stand beside the data in a backup."""
 
-    def __init__(self, url: str, subject_key: bytes) -> None:
-        self._subject_key = subject_key
+    def __init__(self, url: str, subject_key: bytes, *, mode: Mode = "live") -> None:
+        self._subject_key, self._mode = subject_key, mode
+        self._other_prefix = KEY_PREFIX["live" if mode == "test" else "test"]
         # What is asked for tells a handle, and what is stored more: errors do not repeat it.
         self._engine = create_engine(url, pool_pre_ping=url.startswith("postgresql"), hide_parameters=True)
         if self._engine.dialect.name == "postgresql":
@@ -129,12 +133,13 @@ class Directory:
         self._lock = threading.Lock()
         self.payers = Payers(self._engine, subject_key)
         self.terminals = terminals.Terminals(self._engine, self._callers.clear)
+        self.moves = sandbox_clock.Moves(self._engine) if mode == "test" else None
 
     def _create(self) -> bool:
         """Whether something was missing: a role without rights to create is enough where nothing is."""
         with self._engine.connect() as connection:
             schema = "directory" if connection.dialect.name == "postgresql" else None
-            tables = (*_metadata.sorted_tables, *payers.metadata.sorted_tables, *terminals.metadata.sorted_tables)
+            tables = [table for made in self._parts() for table in made.sorted_tables]
             if all(inspect(connection).has_table(table.name, schema=schema) for table in tables):
                 return False
         try:
@@ -143,7 +148,7 @@ class Directory:
                     connection.execute(_ONE_CREATES)
                     if not inspect(connection).has_schema(schema):
                         connection.execute(CreateSchema(schema))
-                for made in (_metadata, payers.metadata, terminals.metadata):
+                for made in self._parts():
                     made.create_all(connection)
         except ProgrammingError as error:
             if getattr(error.orig, "sqlstate", "") != INSUFFICIENT_PRIVILEGE:
@@ -154,6 +159,11 @@ class Directory:
                 "owner does, and `--print-grants` tells the role's rights"
             ) from error
         return True
+
+    def _parts(self) -> tuple[MetaData, ...]:
+        """What there are tables for. A live installation has none for what only a sandbox does."""
+        parts = (_metadata, payers.metadata, terminals.metadata)
+        return (*parts, sandbox_clock.metadata) if self._mode == "test" else parts
 
     # -- bindings ----------------------------------------------------------------------------------------------------
 
@@ -240,7 +250,7 @@ class Directory:
         if not (_TERMINAL if role == "terminal" else _OWNER).fullmatch(owner):
             raise OwnerInvalid("a key belongs to a name of up to 64 characters, a terminal's to merchant/terminal")
         key = Key("key_" + _random(10), role, owner, datetime.now(UTC).isoformat(timespec="seconds"))
-        secret = f"cp_live_{secrets.token_urlsafe(32)}"
+        secret = f"{KEY_PREFIX[self._mode]}{secrets.token_urlsafe(32)}"
         with self._engine.begin() as connection:
             connection.execute(
                 _keys.insert().values(
@@ -262,6 +272,10 @@ class Directory:
         columns = (_keys.c.key_id, _keys.c.role, _keys.c.owner, _keys.c.created_at, _keys.c.revoked_at)
         with self._engine.connect() as connection:
             return [Key(*row) for row in connection.execute(select(*columns).order_by(_keys.c.created_at))]
+
+    def of_other_mode(self, secret: str) -> bool:
+        """Whether a key was made by a sandbox and shown to a live installation, or the other way."""
+        return secret.startswith(self._other_prefix)
 
     def known_caller(self, secret: str) -> tuple[bool, Caller | None]:
         """Whether the answer of `caller` is known from a moment ago, and that answer: without asking the database."""

@@ -9,9 +9,10 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 PARTITIONS_MOST = 1024
+SANDBOX_DIR = "carbon-sandbox"  # where CARBON_DATA_DIR does not say: beside the live one, not in it
 _DATABASES, _CACHES = ("postgresql", "postgres", "sqlite"), ("redis", "rediss", "unix")
 _HOUR = r"off|([01][0-9]|2[0-3]):[0-5][0-9]"
 _SECRET = re.compile(r"(://[^:/?#]*:)[^/?#]*(?=@)|([?&]password=)[^&#]*")
@@ -39,9 +40,14 @@ class Settings(Struct, frozen=True):
     batches_at: str = "04:00"  # when the server closes batches that were left open, in China; "off": never
     settle_at: str = "02:30"  # when the server settles the day before, in China; "off": never
     pay_daily: bool = False  # and whether it then pays what waits, while the fund suffices
+    sandbox: bool = False  # with data, keys and a clock of its own: for tests, and never live
     log: Literal["critical", "error", "warning", "info", "debug"] = "info"
     webhooks_http: bool = False  # for development: webhooks without TLS
     webhooks_internal: bool = False  # for development and closed networks: webhooks to internal addresses
+
+    @property
+    def mode(self) -> Literal["live", "test"]:
+        return "test" if self.sandbox else "live"
 
     @property
     def journal_url(self) -> str:
@@ -103,6 +109,8 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
     told = {name: found[variable] for variable, name in names.items() if variable in found}
     try:
         settings = msgspec.convert(told, Settings, strict=False)
+        if settings.sandbox and "data_dir" not in told:
+            settings = structs.replace(settings, data_dir=SANDBOX_DIR)
     except msgspec.ValidationError as error:
         what, _, field = str(error).partition(" - at `$.")
         raise SettingsInvalid(f"CARBON_{field.rstrip('`').upper()}: {what}") from None

@@ -36,6 +36,8 @@ class Guard:
         if scheme.lower() != "bearer" or not secret:
             raise ApiError("unauthenticated")
         directory: Directory = connection.app.state.installation.directory
+        if directory.of_other_mode(secret.strip()):
+            raise ApiError("key-of-other-mode")
         known, caller = directory.known_caller(secret.strip())
         if not known:
             caller = await asyncio.to_thread(directory.caller, secret.strip())

@@ -28,6 +28,7 @@ from carbon_points.api import (
     rankings,
     redemptions,
     residents,
+    sandbox,
     settlements,
     sources,
     terminals,
@@ -85,7 +86,9 @@ def create_app(installation: Installation) -> Litestar:
             nightly.stop()
             installation.close()
 
-    signatures = Signatures(installation.directory, installation.clock, installation.settings.public_url)
+    # Terminals do not move their clocks because a sandbox does.
+    real = installation.sandbox.clock.real if installation.sandbox else None
+    signatures = Signatures(installation.directory, installation.clock, installation.settings.public_url, real=real)
     features = (
         actions,
         residents,
@@ -103,6 +106,7 @@ def create_app(installation: Installation) -> Litestar:
         health,
         payers,
         webhooks,
+        *((sandbox,) if installation.sandbox else ()),
     )
     handlers = [handler for feature in features for handler in feature.handlers]
     for handler in handlers:

@@ -23,9 +23,12 @@ class Readiness(Struct, frozen=True):
 
 
 class Version(Struct, frozen=True):
+    """`livemode`: false of a sandbox, in which nothing is real."""
+
     version: str
     log_format: str
     partitions: int
+    livemode: bool
 
 
 @get(
@@ -70,7 +73,7 @@ def readyz(installation: NamedDependency[Installation]) -> Response[Readiness]:
     sync_to_thread=False,
 )
 def version(installation: NamedDependency[Installation]) -> Version:
-    return Version(__version__, FORMAT, len(installation.journal.partitions))
+    return Version(__version__, FORMAT, len(installation.journal.partitions), not installation.settings.sandbox)
 
 
 handlers = [healthz, readyz, version]

@@ -34,6 +34,8 @@ from carbon_points.projections.cache import CityCache
 from carbon_points.projections.loop import Follower
 from carbon_points.projections.ranker import Ranker
 from carbon_points.projections.read_model import ReadModel
+from carbon_points.sandbox.city import Sandbox
+from carbon_points.sandbox.clock import MovedClock
 from carbon_points.settings import Settings
 from carbon_points.webhooks.deliverer import AT_ONCE_MOST, Deliverer
 from carbon_points.webhooks.deliveries import Deliveries
@@ -71,6 +73,7 @@ class Installation(Struct, frozen=True):
     endpoints: Endpoints
     deliveries: Deliveries
     deliverer: Deliverer | None  # None: another process delivers
+    sandbox: Sandbox | None = None
 
     async def write(self, command: Command, facts: object = None, view: View | None = None) -> Outcome:
         """Have a command decided and made durable. Raises its Refusal, Unavailable, or Overloaded."""
@@ -123,8 +126,12 @@ class Installation(Struct, frozen=True):
         self.finisher.start()
         if self.deliverer is not None:
             self.deliverer.start()
+        if self.sandbox:
+            self.sandbox.start()
 
     def close(self) -> None:
+        if self.sandbox:
+            self.sandbox.stop()
         if self.deliverer is not None:
             self.deliverer.stop()
         self.finisher.stop()
@@ -210,13 +217,15 @@ def open_installation(
     deliver webhooks.
 
     A log without any methodology is new: it adopts the tables that this release ships. Later ones are published
-    by hand.
+    by hand. Raises OtherMode where the data is a sandbox's and the settings are not, or the other way.
     """
-    journal = open_journal(settings.journal_url, partitions=settings.partitions, clock=clock)
+    real, moved = clock, MovedClock(clock) if settings.sandbox else None
+    clock = moved or clock
+    journal = open_journal(settings.journal_url, partitions=settings.partitions, clock=clock, mode=settings.mode)
     adopt(journal)
     key = subject_key(settings.subject_key, Path(settings.data_dir))
     try:
-        directory = Directory(settings.directory_url, key)
+        directory = Directory(settings.directory_url, key, mode=settings.mode)
     except DirectoryIncomplete:
         journal.close()
         raise
@@ -226,6 +235,10 @@ def open_installation(
         journal.close()
         directory.close()
         raise
+    sandbox = None
+    if moved is not None and directory.moves is not None:
+        moved.follow(directory.moves)
+        sandbox = Sandbox(journal, directory, moved)
     read_model = ReadModel(settings.read_url)
     ranker = None
     if not command:
@@ -250,7 +263,8 @@ def open_installation(
         Roots(journal, settings.folder / "roots.json"),
         deliveries.endpoints,
         deliveries,
-        None if command else Deliverer(journal, deliveries, sender_of(settings), clock=clock),
+        None if command else Deliverer(journal, deliveries, sender_of(settings), clock=clock, real=real),
+        sandbox,
     )
 
 
@@ -288,7 +302,7 @@ class Initialised(Struct, frozen=True):
 def create_installation(settings: Settings, *, partitions: int | None = None, distributed: bool = False) -> Initialised:
     """Make what is missing of an installation. Raises ValueError where it stands and has other partitions."""
     wanted = settings.partitions if partitions is None else partitions
-    created = create_journal(settings.journal_url, partitions=wanted, distributed=distributed)
+    created = create_journal(settings.journal_url, partitions=wanted, distributed=distributed, mode=settings.mode)
     if partitions not in (None, created.partitions):
         raise ValueError(f"the journal has {created.partitions} partitions, for ever: it cannot have {partitions}")
     made = list(created.made)
@@ -296,7 +310,7 @@ def create_installation(settings: Settings, *, partitions: int | None = None, di
     if not settings.subject_key and not (folder / KEY_FILE).exists():
         made.append("subject key")
     key = subject_key(settings.subject_key, folder)
-    directory = Directory(settings.directory_url, key)
+    directory = Directory(settings.directory_url, key, mode=settings.mode)
     read_model = ReadModel(settings.read_url)
     endpoints = Endpoints(settings.webhooks_url, key)
     journal = open_journal(settings.journal_url)

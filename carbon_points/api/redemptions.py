@@ -28,6 +28,7 @@ from carbon_points.api.installation import (
 )
 from carbon_points.api.orders import Held, Parties
 from carbon_points.api.problems import ApiError, documented
+from carbon_points.api.sandbox import hung_up, payer_of_fixed
 from carbon_points.directory import Caller
 from carbon_points.domain import account
 from carbon_points.domain.account import (
@@ -213,6 +214,8 @@ async def create_redemption(
     )
     held = await installation.orders.hold(order, account.balance)
     shown = _held(request.user, held)
+    if installation.sandbox and installation.sandbox.unanswered(data.code) and not held.outcome.replayed:
+        await hung_up(request)
     return receipt(shown, held.outcome, created=202 if shown.status == "confirming" else 201)
 
 
@@ -225,7 +228,9 @@ async def _payer(installation: Installation, caller: Caller, data: Hold, redempt
         raise ApiError("missing-field", "code or resident, one of them")
     if data.code is not UNSET:
         try:
-            payer = await installation.payer(data.code)
+            till = f"{data.merchant}/{data.terminal}"
+            made_up = await payer_of_fixed(installation, data.code, redemption_id, till)
+            payer = made_up or await installation.payer(data.code)
         except Refusal:
             # A call that is sent again, when its code is good no more.
             placed = await asyncio.to_thread(installation.orders.placed, redemption_id)

@@ -9,6 +9,7 @@ KEEP_ALIVE_SECONDS = 75  # longer than a load balancer's minute: who is quiet fo
 
 
 def configured(app: Litestar, *, host: str, port: int, log: str) -> uvicorn.Config:
+    sandbox: bool = app.state.installation.settings.sandbox
     return uvicorn.Config(
         app,
         host=host,
@@ -20,5 +21,6 @@ def configured(app: Litestar, *, host: str, port: int, log: str) -> uvicorn.Conf
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=30,
         server_header=False,
+        headers=[("Carbon-Mode", "test")] if sandbox else [],  # of every answer, whoever gives it
         proxy_headers=False,  # nobody's address decides anything here
     )

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from eventsourcing.persistence import DatabaseError, ProgrammingError
@@ -44,6 +44,11 @@ from carbon_points.journal.waiting import Answer, Item, Waiting, answer
 from carbon_points.journal.writer import Writer
 
 FORMAT = "1"
+Mode = Literal["live", "test"]
+_OTHER_MODE = {
+    "test": "this is the data of a sandbox: it is opened with CARBON_SANDBOX=1, and never as a live installation",
+    "live": "this is the data of a live installation: a sandbox has a folder or a database of its own",
+}
 CREATE_TRIES = 6
 JUMP_SECONDS, SLEW = 20.0, 0.01
 WAITING_MOST = 4_000  # commands of one partition that wait for their turn
@@ -61,6 +66,10 @@ class NotCreated(ValueError):
 
 class NotDistributable(ValueError):
     """The database cannot place partitions on several machines."""
+
+
+class OtherMode(ValueError):
+    """Live data is asked for as a sandbox's, or the other way."""
 
 
 class Created(Struct, frozen=True):
@@ -355,25 +364,28 @@ class _Deciding:
 # -- opening ---------------------------------------------------------------------------------------------------------
 
 
-def open_journal(url: str, *, partitions: int = 4, clock: Callable[[], datetime] | None = None) -> Journal:
+def open_journal(
+    url: str, *, partitions: int = 4, clock: Callable[[], datetime] | None = None, mode: Mode | None = None
+) -> Journal:
     """The journal at a URL: `sqlite:///folder`, `sqlite://` (memory) or `postgresql://...`.
 
-    One that does not exist is created with that many partitions; one that does keeps its own number.
+    One that does not exist is created with that many partitions; one that does keeps its own number. So it is with the
+    mode (a new one without is live): raises OtherMode where the journal has another than is said.
     """
-    return Journal([recorder for recorder, _ in _partitions(url, partitions)], clock=clock)
+    return Journal([recorder for recorder, _ in _partitions(url, partitions, mode)], clock=clock)
 
 
-def create_journal(url: str, *, partitions: int, distributed: bool = False) -> Created:
+def create_journal(url: str, *, partitions: int, distributed: bool = False, mode: Mode | None = None) -> Created:
     """Make what is not there yet of a journal, and with `distributed` let Citus place each partition on a machine.
 
-    Raises NotDistributable, and then nothing was made.
+    Raises NotDistributable, and then nothing was made; and OtherMode.
     """
     if distributed:
         _distributable(url)
     made: list[str] = []
     placed: list[str] = []
     count = 0
-    for recorder, new in _partitions(url, partitions):
+    for recorder, new in _partitions(url, partitions, mode):
         count += 1
         try:
             if new:
@@ -396,14 +408,20 @@ def _distributable(url: str) -> None:
         recorder.close()
 
 
-def _partitions(url: str, partitions: int) -> "Iterator[tuple[SQLiteRecorder | PostgresRecorder, bool]]":
-    """Each partition's recorder, and whether its tables were made just now. Raises NotCreated."""
+def _partitions(
+    url: str, partitions: int, mode: Mode | None
+) -> "Iterator[tuple[SQLiteRecorder | PostgresRecorder, bool]]":
+    """Each partition's recorder, and whether its tables were made just now. Raises NotCreated, OtherMode."""
     first = _recorder(url, 0)
     made = _create(first)
     wanted = {"format": FORMAT, "partitions": str(partitions)}
     about = first.about()
     if not about.keys() >= wanted.keys():
-        about = first.about(wanted)
+        about = first.about({**wanted, "mode": mode or "live"})
+    found = about.get("mode", "live")  # those that were made before there were sandboxes do not say
+    if mode not in (None, found):
+        first.close()
+        raise OtherMode(_OTHER_MODE[found])
     if about["format"] != FORMAT:
         raise ValueError(f"the journal has format {about['format']}; this program writes format {FORMAT}")
     yield first, made

@@ -45,9 +45,11 @@ class Deliverer:
         sender: Callable[[], Sender],
         *,
         clock: Callable[[], datetime],
+        real: Callable[[], datetime] | None = None,
     ) -> None:
+        """`real`: the time that receivers go by, where it is not the installation's own."""
         self._journal, self._deliveries, self._endpoints = journal, deliveries, deliveries.endpoints
-        self._sender, self._clock = sender, clock
+        self._sender, self._clock, self._real = sender, clock, real or clock
         self._seen: dict[tuple[str, int], int] = {}  # by endpoint and partition: read, and nothing to tell since
         self._kept_at = self._purged_at = 0.0
         self._stopping = threading.Event()
@@ -122,9 +124,8 @@ class Deliverer:
         return self._deliveries.lease(most, now=self._clock()) if most > 0 else []
 
     async def _send(self, sender: Sender, one: Leased) -> None:
-        at = self._clock()
         if one.secrets:
-            headers = signed(one.secrets, one.event_id, at, one.body)
+            headers = signed(one.secrets, one.event_id, self._real(), one.body)
             headers |= {"webhook-sequence": str(one.sequence), "content-type": "application/json"}
             answer = await sender.post(one.url, headers, one.body)
         else:
