@@ -2,7 +2,8 @@
 
 A binding says which resident a source's name for a person (a subject: a card number, a phone) means. Subjects are kept
 as keyed hashes only; erasing a resident destroys the bindings, and the log then holds figures about nobody. API keys
-are kept as SHA-256 of 32 random bytes; secrets of payment codes are sealed (payers.py). Unlike the read models, nothing
+are kept as SHA-256 of 32 random bytes; secrets of payment codes are sealed (payers.py), and so
+is the key that signs allowances (allowances.py). Unlike the read models, nothing
 here can be rebuilt: back it up.
 """
 
@@ -41,7 +42,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.schema import CreateSchema
 
-from carbon_points import payers, terminals
+from carbon_points import allowances, payers, terminals
+from carbon_points.allowances import Allowances
 from carbon_points.domain.refusal import Refusal
 from carbon_points.payers import Payer, Payers
 from carbon_points.projections.read_model import write_ahead
@@ -75,6 +77,7 @@ _keys = Table(
     Column("created_at", String(32), nullable=False),
     Column("revoked_at", String(32)),
 )
+_PARTS = (_metadata, payers.metadata, terminals.metadata, allowances.metadata)
 
 
 class Caller(Struct, frozen=True):
@@ -128,13 +131,14 @@ class Directory:
         self._callers: dict[bytes, tuple[Caller | None, float]] = {}
         self._lock = threading.Lock()
         self.payers = Payers(self._engine, subject_key)
+        self.allowances = Allowances(self._engine, subject_key)
         self.terminals = terminals.Terminals(self._engine, self._callers.clear)
 
     def _create(self) -> bool:
         """Whether something was missing: a role without rights to create is enough where nothing is."""
         with self._engine.connect() as connection:
             schema = "directory" if connection.dialect.name == "postgresql" else None
-            tables = (*_metadata.sorted_tables, *payers.metadata.sorted_tables, *terminals.metadata.sorted_tables)
+            tables = [table for made in _PARTS for table in made.sorted_tables]
             if all(inspect(connection).has_table(table.name, schema=schema) for table in tables):
                 return False
         try:
@@ -143,7 +147,7 @@ class Directory:
                     connection.execute(_ONE_CREATES)
                     if not inspect(connection).has_schema(schema):
                         connection.execute(CreateSchema(schema))
-                for made in (_metadata, payers.metadata, terminals.metadata):
+                for made in _PARTS:
                     made.create_all(connection)
         except ProgrammingError as error:
             if getattr(error.orig, "sqlstate", "") != INSUFFICIENT_PRIVILEGE:
@@ -190,12 +194,13 @@ class Directory:
     def erase(self, resident: str) -> int:
         """Destroy every binding of a resident that a name or a call could lead by; how many there were.
 
-        And the payment secret: a phone leads to nobody any more.
+        And the payment secret and allowances: a phone leads to nobody any more.
         """
         theirs = (_bindings.c.resident == resident) & (_bindings.c.source != REDEMPTIONS)
         with self._engine.begin() as connection:
             gone = connection.execute(_bindings.delete().where(theirs)).rowcount
             self.payers.erase(connection, resident)
+            self.allowances.erase(connection, resident)
         with self._lock:
             self._residents.clear()
         self.payers.forget()

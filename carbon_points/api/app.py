@@ -17,6 +17,7 @@ from litestar.static_files import create_static_files_router  # pyright: ignore[
 from carbon_points import __version__
 from carbon_points.api import (
     actions,
+    allowances,
     batches,
     city,
     fund,
@@ -103,6 +104,7 @@ def create_app(installation: Installation) -> Litestar:
         health,
         payers,
         webhooks,
+        allowances,
     )
     handlers = [handler for feature in features for handler in feature.handlers]
     for handler in handlers:
