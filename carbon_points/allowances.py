@@ -11,6 +11,7 @@ import base64
 import hashlib
 import logging
 import secrets
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -167,7 +168,7 @@ class Allowances:
         except (InvalidSignature, ValueError, msgspec.DecodeError):
             raise AllowanceInvalid from None
 
-    def keys(self) -> list[AllowanceKey]:
+    def public_keys(self) -> list[AllowanceKey]:
         """Every key by which an allowance may have been signed, the newest first."""
         self._signing()
         return self._listed()
@@ -232,7 +233,7 @@ _ROWS = select(
 )
 
 
-def _put(connection: Connection, table: Table, row: dict[str, object]) -> bool:
+def _put(connection: Connection, table: Table, row: Mapping[str, object]) -> bool:
     """Whether the row is new: one that is there stays as it is."""
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     return connection.execute(insert(table).values(row).on_conflict_do_nothing()).rowcount > 0

@@ -15,7 +15,14 @@ from msgspec import Struct
 
 from carbon_points.allowances import Granted
 from carbon_points.api.access import takes
-from carbon_points.api.installation import IDEMPOTENCY_KEY, REPLAYED_HEADER, Installation, example, id_from_key, threaded
+from carbon_points.api.installation import (
+    IDEMPOTENCY_KEY,
+    REPLAYED_HEADER,
+    Installation,
+    example,
+    id_from_key,
+    threaded,
+)
 from carbon_points.api.problems import documented
 from carbon_points.api.redemptions import Points
 from carbon_points.api.residents import RESIDENT
@@ -130,7 +137,7 @@ def _shown(granted: Granted) -> Response[AllowanceShown]:
 )
 @threaded
 def list_keys(installation: NamedDependency[Installation]) -> KeyList:
-    keys = installation.directory.allowances.keys()
+    keys = installation.directory.allowances.public_keys()
     return KeyList([KeyShown(key.key_id, base64.b64encode(key.public_key).decode()) for key in keys])
 
 

@@ -165,7 +165,8 @@ def change_terms(
     data: Annotated[Terms, example(confirm_above=500)],
     installation: NamedDependency[Installation],
 ) -> Response[MerchantShown]:
-    outcome = installation.write_now(ChangeTerms(merchant=merchant, confirm_above=data.confirm_above, offline=data.offline))
+    command = ChangeTerms(merchant=merchant, confirm_above=data.confirm_above, offline=data.offline)
+    outcome = installation.write_now(command)
     return receipt(_shown(installation, merchant), outcome, created=200)
 
 

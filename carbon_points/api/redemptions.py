@@ -248,7 +248,7 @@ async def _payer(installation: Installation, caller: Caller, data: Hold, redempt
 
     A terminal has seen the resident's code; whoever knows a pseudonym only is an app, and answers for its residents.
     """
-    if [data.code, data.resident, data.allowance].count(UNSET) != 2:  # noqa: PLR2004  # of three
+    if [data.code, data.resident, data.allowance].count(UNSET) != 2:
         raise ApiError("missing-field", "code or resident, one of them; or, of what was taken offline, the allowance")
     if (data.allowance is UNSET) != (data.captured_offline_at is UNSET):
         raise ApiError("missing-field", "allowance and captured_offline_at go together")
