@@ -7,10 +7,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from carbon_points_terminal import Call, Journal, NoAnswer, Offline, Request, Response
+from carbon_points_terminal import Call, Journal, NoAnswer, Offline, Request, Response, Sale
 from carbon_points_terminal.terminal import NotForwarded, NotNow, UnresolvedFirst, UseRefund
 from tests.conftest import QUICK
-from tests.terminal.platform import FAULTS, NOON, Platform, Till, problem
+from tests.terminal.platform import FAULTS, NOON, Till, problem
 
 LIMITS = {"most_points": 200, "most_count": 5, "most_sum": 500, "most_age_hours": 24}
 CODE = "801234567890123456"
@@ -221,7 +221,7 @@ def test_nothing_of_it_is_refunded_or_undone_before_it_was_sent() -> None:
 
 def test_a_sale_whose_outcome_is_open_comes_before_it() -> None:
     till = prepared("lost", "lost")
-    sale = till.terminal.begin(till_sale())
+    sale = till.terminal.begin(Sale(10, CODE))
     till.terminal.step(sale.reference)
     with pytest.raises(UnresolvedFirst):
         taken(till, "a")
@@ -237,12 +237,6 @@ def test_it_is_taken_while_a_batch_is_being_closed_and_counts_in_the_next() -> N
     till.finish()
     assert (till.journal.totals(1).sales.count, till.journal.totals(2).sales.count) == (0, 1)
     assert till.terminal.close_batch().outcome.code == "agreed"  # pyright: ignore[reportOptionalMemberAccess]
-
-
-def till_sale() -> Any:
-    from carbon_points_terminal import Sale
-
-    return Sale(10, CODE)
 
 
 def test_a_journal_of_the_release_before_takes_it_too(tmp_path: Any) -> None:
