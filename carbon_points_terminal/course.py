@@ -341,6 +341,9 @@ def _later(call: Call, facts: Facts, wait: int | None) -> Call:
 
 def _of_offline(call: Call, answer: Answer, facts: Facts) -> Call:
     """The late verdict. What the platform declines, the merchant has lost; what it does not answer is sent again."""
+    if isinstance(answer, NoAnswer):
+        return _forward_later(call, facts, Silence(answer.reason))
+    call = replace(call, tries=call.tries + 1)
     match read(answer, Redemption):
         case Redemption() as shown if wrong := _wrong(call, shown):
             return _forward_later(replace(call, last=wrong), facts, Silence(wrong, invalid=True))
@@ -360,15 +363,13 @@ def _of_offline(call: Call, answer: Answer, facts: Facts) -> Call:
 
 
 def _forward_later(call: Call, facts: Facts, said: Refused | Silence) -> Call:
-    """Again after a pause that doubles up to five minutes. An exception is what the platform heard, and gave no verdict
-    on so often that somebody has to look; that there is no network is none."""
-    timing, heard = facts.timing, isinstance(said, Refused) or said.invalid
-    tries = call.tries + heard
+    """Again after a pause that doubles up to five minutes. An exception is what was answered, without a verdict, so
+    often that somebody has to look; that there is no network is none."""
+    timing = facts.timing
     pause = min(timing.again_first * 2 ** min(call.attempt - 1, 16), timing.exception_first)
     return replace(
         call,
-        tries=tries,
-        exception=call.exception or tries >= timing.tries,
+        exception=call.exception or call.tries >= timing.tries,
         unanswered=call.unanswered or isinstance(said, Silence) or said.failed,
         due=facts.at + timedelta(seconds=max(pause, said.wait or 0)),
     )

@@ -175,8 +175,8 @@ class Terminal:
         """The rule of the open question. A sale waits for every sale before it, until that one is done or its reversal
         was sent at least once: from then on it can only come to nothing. A batch that is being closed stops all."""
         for call in self._open.values():
-            if isinstance(call.ask, Offline) and call.attempt == 0:  # it counts in whatever batch is open by then
-                continue
+            if isinstance(call.ask, Offline) and not 0 < call.attempt < self.timing.tries:
+                continue  # what was not sent counts in whatever batch is open by then; and no one record holds up all
             closing = isinstance(call.ask, Close) and not isinstance(ask, Offline)
             if closing or (call.blocking and isinstance(call.ask, Sale) and isinstance(ask, Sale | Offline)):
                 raise UnresolvedFirst(f"{call.reference} is {call.state}: it comes first", call.reference)
