@@ -2,7 +2,8 @@
 
 A binding says which resident a source's name for a person (a subject: a card number, a phone) means. Subjects are kept
 as keyed hashes only; erasing a resident destroys the bindings, and the log then holds figures about nobody. API keys
-are kept as SHA-256 of 32 random bytes; secrets of payment codes are sealed (payers.py). Unlike the read models, nothing
+are kept as SHA-256 of 32 random bytes; secrets of payment codes are sealed (payers.py), and so
+is the key that signs allowances (allowances.py). Unlike the read models, nothing
 here can be rebuilt: back it up.
 """
 
@@ -41,7 +42,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.schema import CreateSchema
 
-from carbon_points import payers, terminals
+from carbon_points import allowances, payers, terminals
+from carbon_points.allowances import Allowances
 from carbon_points.domain.refusal import Refusal
 from carbon_points.journal.journal import Mode
 from carbon_points.payers import Payer, Payers
@@ -78,6 +80,7 @@ _keys = Table(
     Column("created_at", String(32), nullable=False),
     Column("revoked_at", String(32)),
 )
+_PARTS = (_metadata, payers.metadata, terminals.metadata, allowances.metadata)
 
 
 class Caller(Struct, frozen=True):
@@ -132,6 +135,7 @@ class Directory:
         self._callers: dict[bytes, tuple[Caller | None, float]] = {}
         self._lock = threading.Lock()
         self.payers = Payers(self._engine, subject_key)
+        self.allowances = Allowances(self._engine, subject_key)
         self.terminals = terminals.Terminals(self._engine, self._callers.clear)
         self.moves = sandbox_clock.Moves(self._engine) if mode == "test" else None
 
@@ -162,8 +166,7 @@ class Directory:
 
     def _parts(self) -> tuple[MetaData, ...]:
         """What there are tables for. A live installation has none for what only a sandbox does."""
-        parts = (_metadata, payers.metadata, terminals.metadata)
-        return (*parts, sandbox_clock.metadata) if self._mode == "test" else parts
+        return (*_PARTS, sandbox_clock.metadata) if self._mode == "test" else _PARTS
 
     # -- bindings ----------------------------------------------------------------------------------------------------
 
@@ -200,12 +203,13 @@ class Directory:
     def erase(self, resident: str) -> int:
         """Destroy every binding of a resident that a name or a call could lead by; how many there were.
 
-        And the payment secret: a phone leads to nobody any more.
+        And the payment secret and allowances: a phone leads to nobody any more.
         """
         theirs = (_bindings.c.resident == resident) & (_bindings.c.source != REDEMPTIONS)
         with self._engine.begin() as connection:
             gone = connection.execute(_bindings.delete().where(theirs)).rowcount
             self.payers.erase(connection, resident)
+            self.allowances.erase(connection, resident)
         with self._lock:
             self._residents.clear()
         self.payers.forget()

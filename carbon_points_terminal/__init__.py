@@ -3,7 +3,18 @@
 It depends on nothing of the server. README.md says how to build it in.
 """
 
-from carbon_points_terminal.call import Call, Capture, Close, Outcome, Redemption, Refund, Sale, Totals, Void
+from carbon_points_terminal.call import (
+    Call,
+    Capture,
+    Close,
+    Offline,
+    Outcome,
+    Redemption,
+    Refund,
+    Sale,
+    Totals,
+    Void,
+)
 from carbon_points_terminal.course import Timing
 from carbon_points_terminal.journal import Journal, JournalError
 from carbon_points_terminal.over_http import OverHttp
@@ -20,6 +31,7 @@ __all__ = [
     "JournalError",
     "NoAnswer",
     "NotNow",
+    "Offline",
     "Outcome",
     "OverHttp",
     "Redemption",

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from time import sleep
+from time import monotonic, sleep
 from typing import Any, cast
 
 import msgspec
@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from carbon_points_terminal.call import HOLD_SECONDS, Call, Close, Sale
+from carbon_points_terminal.call import HOLD_SECONDS, Call, Close, Offline, Sale
 from carbon_points_terminal.enrolment import EnrolmentFailed, Folder, NotEnrolled, Settings
 from carbon_points_terminal.files import KeyUnusable
 from carbon_points_terminal.ids import SteadyClock, new_nonce, new_reference, wall_clock
@@ -34,6 +34,7 @@ from carbon_points_terminal.wire import Refused, Silence
 FOLDER = "CARBON_TERMINAL_DIR"
 BEARER = "CARBON_TERMINAL_KEY"
 REST = 5.0  # seconds at most that `run` sleeps, so that it finds what another command has begun
+PREPARE_EVERY = 3600.0  # seconds after which `run` fetches what is needed for a time without a network
 DONE, NO, UNUSABLE, OPEN = 0, 1, 3, 4
 console = Console(stderr=True)
 as_json = click.option("--json", "plain", is_flag=True, help="One JSON object on the last line.")
@@ -47,6 +48,7 @@ WORDS = {
     "not-sent": "[bold red]NOT SENT[/] 未发送",
     "SENT": "[bold yellow]WAIT[/] 处理中",
     "UNKNOWN": "[bold yellow]WAIT[/] 结果未知，正在查询",
+    "STORED": "[bold green]STORED[/] 已离线受理，联网后上传",
     "REVERSING": "[bold red]NO SALE[/] 正在撤销，请勿交付商品；可接待下一位顾客",
 }
 
@@ -139,6 +141,8 @@ def _kind(call: Call) -> str:
 def _line(call: Call) -> str:
     outcome = call.outcome
     parts = [WORDS[outcome.result if outcome else call.state]]
+    if isinstance(call.ask, Offline) and not outcome:
+        parts.append(f"{call.ask.points} points (积分)")
     if outcome and outcome.result == "approved" and outcome.points:
         parts.append(f"{outcome.points} points (积分), {outcome.fen / 100:.2f} yuan")
     if outcome and outcome.code:
@@ -356,6 +360,80 @@ def unresolved(folder: Folder, plain: bool) -> None:
         Console().print(_line(call), highlight=False, soft_wrap=True)
 
 
+# -- without a network -------------------------------------------------------------------------------------------------
+
+
+@cli.group()
+def offline() -> None:
+    """Without a network (离线): take payments by allowances, at the merchant's risk, and send them later."""
+
+
+@offline.command("prepare")
+@as_json
+@click.pass_obj
+def prepare_offline(folder: Folder, plain: bool) -> None:
+    """Fetch the merchant's terms and the keys by which allowances are checked. `run` does it every hour."""
+    with opened(folder) as terminal:
+        _answered(terminal.prepare(), plain)
+
+
+@offline.command("pay")
+@_points
+@click.option("--allowance", default="", help="The allowance (离线额度码) that was scanned. Asked for if not given.")
+@as_json
+@click.pass_obj
+def pay_offline(folder: Folder, points: int, allowance: str, plain: bool) -> None:
+    """Take POINTS (离线支付) by an allowance. It can be undone by nobody until it is sent."""
+    allowance = allowance or _secret("Allowance (离线额度码)")
+    with opened(folder) as terminal:
+        for call in terminal.unresolved():
+            if call.blocking and isinstance(call.ask, Sale):
+                console.print(f"[dim]earlier[/] {_line(terminal.settle(call.reference))}", highlight=False)
+        _show(terminal.pay_offline(allowance, points), plain)
+
+
+@offline.command("list")
+@as_json
+@click.pass_obj
+def list_offline(folder: Folder, plain: bool) -> None:
+    """Everything that was taken offline, with the platform's verdict. What it declined, the merchant has lost."""
+    with folder.journal(folder.settings()) as journal:
+        _list_offline(journal.offline(), plain)
+
+
+@offline.command("forward")
+@as_json
+@click.pass_obj
+def forward_offline(folder: Folder, plain: bool) -> None:
+    """Send what was taken offline (上传), each payment by itself; then fetch terms and keys anew."""
+    with opened(folder) as terminal:
+        tried = terminal.forward()
+        left = terminal.stored()
+        if not left:
+            terminal.prepare()
+    _list_offline(tried, plain)
+    declined = any(call.outcome and call.outcome.result == "declined" for call in tried)
+    sys.exit(OPEN if left else NO if declined else DONE)
+
+
+def _list_offline(found: list[Call], plain: bool) -> None:
+    sums = {name: [0, 0] for name in ("stored", "approved", "declined")}
+    for call in found:
+        assert isinstance(call.ask, Offline), "nothing else is taken offline"
+        total = sums[call.outcome.result if call.outcome else "stored"]
+        total[:] = total[0] + 1, total[1] + call.ask.points
+    if plain:
+        told = {name: {"count": count, "points": points} for name, (count, points) in sums.items()}
+        _say(told | {"data": [facts_of(call) for call in found]})
+        return
+    for call in found:
+        Console().print(_line(call), highlight=False, soft_wrap=True)
+    for (count, points), words in zip(
+        sums.values(), ("waiting 待上传", "approved 成功", "lost 损失（被拒绝）"), strict=True
+    ):
+        Console().print(f"{words}: {count}, {points} points (积分)", highlight=False)
+
+
 # -- batches ---------------------------------------------------------------------------------------------------------
 
 
@@ -445,8 +523,12 @@ def run(folder: Folder, once: bool, rounds: int | None, plain: bool) -> None:
 
     The journal is free between its rounds, so that sales go on beside it.
     """
+    fetched = -PREPARE_EVERY
     while rounds is None or rounds > 0:
         with opened(folder) as terminal:
+            if monotonic() - fetched >= PREPARE_EVERY:
+                fetched = monotonic()
+                terminal.prepare()
             for call in terminal.catch_up():
                 if call.state == "DONE":
                     _show(call, plain)

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from carbon_points_terminal.wire import Request
 
-State = Literal["SENT", "UNKNOWN", "REVERSING", "DONE"]
+State = Literal["SENT", "UNKNOWN", "REVERSING", "STORED", "DONE"]
 Step = Literal["ask", "query", "reversal", "look", "give-back"]
 Reason = Literal["customer-cancel", "invalid-response", "timeout", "mismatch"]
 Result = Literal["approved", "declined", "reversed", "not-sent"]
@@ -37,6 +37,15 @@ class Sale(Struct, frozen=True, tag="sale", omit_defaults=True):
     hold_seconds: int = HOLD_SECONDS
     offer: str = ""
     items: int = 1
+
+
+class Offline(Struct, frozen=True, tag="offline"):
+    """Points that were taken without a network, by a signed allowance. The goods are gone: it is sent until it is
+    answered, and can neither be reversed nor held back."""
+
+    points: int
+    allowance: str
+    allowance_id: str
 
 
 class Capture(Struct, frozen=True, tag="capture"):
@@ -86,7 +95,7 @@ class Close(Struct, frozen=True, tag="close"):
     totals: Totals
 
 
-Ask = Sale | Capture | Void | Refund | Close
+Ask = Sale | Offline | Capture | Void | Refund | Close
 FollowUp = Capture | Void | Refund
 
 
@@ -181,8 +190,9 @@ class Move(Struct, frozen=True):
 class Call(Struct, frozen=True, omit_defaults=True):
     """`due`: when `step` is to be sent. `attempt` numbers the call's requests; `in_flight`: the last of them is out.
 
-    `begun`: the first sending of the ask; the 15 s before a reversal count from there. `unanswered`: a sending of the
-    ask went without an answer, so a copy of it may be anywhere. `interrupted`: the till stopped meanwhile.
+    `STORED`: taken offline, and not answered yet. `begun`: the first sending of the ask; the 15 s before a reversal
+    count from there. `unanswered`: a sending of the ask went without an answer, so a copy of it may be anywhere.
+    `interrupted`: the till stopped meanwhile.
     """
 
     reference: str
@@ -254,6 +264,8 @@ def _asked(call: Call) -> Request:
     match call.ask:
         case Sale():
             return Request("POST", "/v1/redemptions", call.reference, _encoded(_sale(call, call.ask)))
+        case Offline():
+            return Request("POST", "/v1/redemptions", call.reference, _encoded(_taken(call, call.ask)))
         case Capture(redemption_id=redemption_id, points=points):
             path, body = f"/v1/redemptions/{redemption_id}/capture", _encoded({"points": points})
         case Void(redemption_id=redemption_id):
@@ -270,6 +282,12 @@ def _sale(call: Call, sale: Sale) -> dict[str, object]:
     body: dict[str, object] = {"code": sale.code} if sale.code else {"resident": sale.resident}
     body |= {"merchant": call.merchant, "terminal": call.terminal}
     return body | _wanted(sale) | {"hold_seconds": sale.hold_seconds, "capture": sale.capture}
+
+
+def _taken(call: Call, offline: Offline) -> dict[str, object]:
+    body: dict[str, object] = {"allowance": offline.allowance, "captured_offline_at": call.made}
+    body |= {"merchant": call.merchant, "terminal": call.terminal}
+    return body | {"points": offline.points, "capture": True}
 
 
 def _reversal(call: Call) -> dict[str, object]:

@@ -9,6 +9,8 @@ or with a reversal that the platform has confirmed.
                still unknown                      REVERSING, not before 15 s after the ask
     REVERSING  reversal, again with a mark        confirmed: DONE; six tries: an exception, which goes on, ever slower
 
+    STORED     taken offline; sent                answer: DONE; none: again, ever slower, and never in anybody's way
+
 What follows a sale (capture, void, refund) and the close of a batch are safe to ask again with the same key, so their
 way out of UNKNOWN is to ask again until they are answered.
 """
@@ -25,6 +27,7 @@ from carbon_points_terminal.call import (
     Closed,
     Kind,
     Move,
+    Offline,
     Outcome,
     Reason,
     Redemption,
@@ -88,6 +91,10 @@ def interrupted(call: Call, facts: Facts) -> Call:
 
     A clock that was put back must not let a call wait for what is now far ahead.
     """
+    if isinstance(call.ask, Offline):  # the goods are gone, whether it was sent or not
+        found = answered(call, NoAnswer("the till stopped"), facts) if call.in_flight else call
+        latest = facts.at + timedelta(seconds=facts.timing.exception_first)
+        return replace(found, due=min(found.due or facts.at, latest))
     if call.attempt == 0:
         return never_sent(call, "interrupted")
     call = replace(call, interrupted=True, begun=min(call.begun or facts.at, facts.at))
@@ -125,6 +132,8 @@ def answered(call: Call, answer: Answer, facts: Facts) -> Call:
     match call.step, call.ask:
         case "ask", Sale():
             return _of_sale(call, answer, facts)
+        case "ask", Offline():
+            return _of_offline(call, answer, facts)
         case "ask", Close():
             return _of_close(call, answer, facts)
         case "ask", _:
@@ -253,12 +262,12 @@ def _pending(call: Call, facts: Facts) -> Call:
 
 def _wrong(call: Call, shown: Redemption) -> str:
     """In what the redemption that is shown is not the one that was asked for."""
-    assert isinstance(call.ask, Sale)
+    assert isinstance(call.ask, Sale | Offline)
     if shown.status in OVER | {"none"}:
         return ""
     if (shown.merchant, shown.terminal) not in {(call.merchant, call.terminal), (None, None)}:
         return f"shown for {shown.merchant}/{shown.terminal}"
-    if shown.points != call.ask.points and not call.ask.offer:
+    if shown.points != call.ask.points and not (isinstance(call.ask, Sale) and call.ask.offer):
         return f"shown with {shown.points} points, asked for {call.ask.points}"
     return ""
 
@@ -327,6 +336,45 @@ def _later(call: Call, facts: Facts, wait: int | None) -> Call:
     return replace(call, tries=tries, exception=exception, due=at)
 
 
+# -- what was taken offline --------------------------------------------------------------------------------------------
+
+
+def _of_offline(call: Call, answer: Answer, facts: Facts) -> Call:
+    """The late verdict. What the platform declines, the merchant has lost; what it does not answer is sent again."""
+    if isinstance(answer, NoAnswer):
+        return _forward_later(call, facts, Silence(answer.reason))
+    call = replace(call, tries=call.tries + 1)
+    match read(answer, Redemption):
+        case Redemption() as shown if wrong := _wrong(call, shown):
+            return _forward_later(replace(call, last=wrong), facts, Silence(wrong, invalid=True))
+        case Redemption() as shown if shown.status in SPENT:
+            call = replace(call, redemption_id=shown.redemption_id)
+            return _done(_moved(call, "sale", shown.captured_points, shown.captured_fen, facts), _sold(shown))
+        case Redemption() as shown if shown.status in OVER:
+            return _done(call, _outcome("declined", shown, shown.status))
+        case Redemption() as shown:
+            return _forward_later(call, facts, Silence(f"shown as {shown.status}", invalid=True))
+        case Refused() as said if said.again or said.unheard or said.problem.retryable == "query-first":
+            return _forward_later(call, facts, said)
+        case Refused(problem=problem):
+            return _done(call, Outcome("declined", problem.code, detail=problem.detail or problem.title))
+        case Silence() as said:
+            return _forward_later(call, facts, said)
+
+
+def _forward_later(call: Call, facts: Facts, said: Refused | Silence) -> Call:
+    """Again after a pause that doubles up to five minutes. An exception is what was answered, without a verdict, so
+    often that somebody has to look; that there is no network is none."""
+    timing = facts.timing
+    pause = min(timing.again_first * 2 ** min(call.attempt - 1, 16), timing.exception_first)
+    return replace(
+        call,
+        exception=call.exception or call.tries >= timing.tries,
+        unanswered=call.unanswered or isinstance(said, Silence) or said.failed,
+        due=facts.at + timedelta(seconds=max(pause, said.wait or 0)),
+    )
+
+
 # -- what follows a sale, and the close of a batch ---------------------------------------------------------------------
 
 
@@ -382,6 +430,7 @@ def _open(call: Call, facts: Facts, said: Refused | Silence) -> Call:
 def _done(call: Call, outcome: Outcome) -> Call:
     """Nothing more is sent. The payment code goes: nobody needs it any more."""
     ask = replace(call.ask, code="") if isinstance(call.ask, Sale) else call.ask
+    ask = replace(ask, allowance="") if isinstance(ask, Offline) else ask
     return replace(call, state="DONE", ask=ask, due=None, in_flight=False, exception=False, outcome=outcome)
 
 

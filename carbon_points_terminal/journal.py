@@ -14,11 +14,12 @@ from types import TracebackType
 import msgspec
 from msgspec import Struct
 
-from carbon_points_terminal.call import Call, Close, Line, Sum, Totals
+from carbon_points_terminal.call import Call, Close, Line, Offline, Sum, Totals
 from carbon_points_terminal.files import to_disk
+from carbon_points_terminal.offline import Prepared
 
 APPLICATION = 0x43505431  # "CPT1" in the file's head: it is a journal of this kind
-VERSION = 1
+VERSION = 2
 PATIENCE = 5.0  # seconds to wait for another process
 STAN_MOST = 999_999
 
@@ -37,6 +38,12 @@ CREATE INDEX moves_of_sale ON moves (sale);
 CREATE TABLE log (
     id INTEGER PRIMARY KEY, at TEXT NOT NULL, reference TEXT NOT NULL, what TEXT NOT NULL, told TEXT NOT NULL
 );
+"""
+
+# Since version 2: what is taken offline. An allowance is taken once, whatever became of it.
+_OFFLINE = """
+CREATE TABLE prepared (told BLOB NOT NULL);
+CREATE TABLE allowances (id TEXT PRIMARY KEY, reference TEXT NOT NULL) WITHOUT ROWID;
 """
 
 
@@ -155,6 +162,9 @@ class Journal:
         with _writing(self._connection):
             self._connection.execute("INSERT OR REPLACE INTO calls VALUES (?, ?, ?, ?)", row)
             self._connection.executemany("INSERT INTO moves VALUES (?, ?, ?, ?, ?, ?)", moves)
+            if isinstance(call.ask, Offline) and call.attempt == 0:
+                row = (call.ask.allowance_id, call.reference)
+                self._connection.execute("INSERT OR IGNORE INTO allowances VALUES (?, ?)", row)
             self._log(call.reference, what, call.last, at)
             closed = call.outcome and call.outcome.closed
             if call.state == "DONE" and isinstance(call.ask, Close) and closed and closed.answer == "agreed":
@@ -181,6 +191,13 @@ class Journal:
         with _writing(self._connection):
             self._connection.execute("DELETE FROM log WHERE at < ?", (before.isoformat(),))
             self._connection.execute("DELETE FROM calls WHERE done = 1 AND made < ?", (before.isoformat(),))
+            self._connection.execute("DELETE FROM allowances WHERE reference NOT IN (SELECT reference FROM calls)")
+
+    def prepare(self, prepared: Prepared) -> None:
+        """Keep what was fetched for a time without a network, in the place of what was kept before."""
+        with _writing(self._connection):
+            self._connection.execute("DELETE FROM prepared")
+            self._connection.execute("INSERT INTO prepared VALUES (?)", (msgspec.json.encode(prepared),))
 
     def note(self, reference: str, what: str, told: str, at: datetime) -> None:
         """A line of the log alone."""
@@ -209,6 +226,24 @@ class Journal:
 
     def recent(self, count: int) -> list[Call]:
         return list(self._calls("SELECT told FROM calls ORDER BY made DESC, reference DESC LIMIT ?", count))
+
+    def prepared(self) -> Prepared | None:
+        """What was fetched last for a time without a network."""
+        row = self._connection.execute("SELECT told FROM prepared").fetchone()
+        try:
+            return msgspec.json.decode(row[0], type=Prepared) if row else None
+        except msgspec.DecodeError as error:
+            raise JournalDamaged(f"the terms in the journal cannot be read: {error}") from error
+
+    def allowed(self, allowance_id: str) -> str:
+        """The reference of what was taken by this allowance, or nothing."""
+        row = self._connection.execute("SELECT reference FROM allowances WHERE id = ?", (allowance_id,)).fetchone()
+        return row[0] if row else ""
+
+    def offline(self) -> list[Call]:
+        """Everything that was taken offline and is not trimmed yet, oldest first."""
+        sql = "SELECT told FROM calls WHERE reference IN (SELECT reference FROM allowances) ORDER BY made, reference"
+        return list(self._calls(sql))
 
     def _calls(self, sql: str, *values: object) -> Iterator[Call]:
         for (found,) in self._connection.execute(sql, values):
@@ -257,7 +292,7 @@ def _writing(connection: sqlite3.Connection) -> Generator[None]:
 
 
 def _make(connection: sqlite3.Connection, merchant: str, terminal: str) -> None:
-    connection.executescript(_TABLES)
+    connection.executescript(_TABLES + _OFFLINE)
     connection.execute("INSERT INTO identity VALUES (?, ?, 0, 1)", (merchant, terminal))
     connection.execute(f"PRAGMA application_id = {APPLICATION}")
     connection.execute(f"PRAGMA user_version = {VERSION}")
@@ -275,11 +310,13 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute("COMMIT")
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if (application, version) != (APPLICATION, VERSION):
-            raise JournalForeign(f"{path} is not a terminal's journal of version {VERSION}")
+        if application != APPLICATION or not 1 <= version <= VERSION:
+            raise JournalForeign(f"{path} is not a terminal's journal of version {VERSION} or before")
         (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if found != "ok":
             raise JournalDamaged(f"{path} is damaged: {found}")
+        if version == 1:
+            connection.executescript(f"BEGIN; {_OFFLINE} PRAGMA user_version = {VERSION}; COMMIT;")
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
             raise JournalInUse(f"another process works with {path}") from error

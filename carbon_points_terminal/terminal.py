@@ -11,9 +11,10 @@ from typing import Any
 from urllib.parse import quote
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from carbon_points_terminal import call as calls
-from carbon_points_terminal import course
+from carbon_points_terminal import course, offline
 from carbon_points_terminal.call import (
     HOLD_SECONDS,
     Ask,
@@ -22,6 +23,7 @@ from carbon_points_terminal.call import (
     Close,
     FollowUp,
     Line,
+    Offline,
     Reason,
     Redemption,
     Refund,
@@ -31,7 +33,8 @@ from carbon_points_terminal.call import (
 )
 from carbon_points_terminal.course import Facts, Timing
 from carbon_points_terminal.journal import Journal
-from carbon_points_terminal.wire import Answer, Refused, Request, Silence, Transport, read
+from carbon_points_terminal.offline import Key, Limits, Prepared
+from carbon_points_terminal.wire import Answer, NoAnswer, Refused, Request, Silence, Transport, read
 
 TIMING = Timing()
 COUNTED = {"sale", "refund", "reversal"}  # kinds of lines that totals count
@@ -73,6 +76,20 @@ class UseRefund(NotNow):
     code = "use-refund"
 
 
+class NotForwarded(NotNow):
+    """It was taken offline, and the platform has not heard of it yet: nothing is refunded or undone without it."""
+
+    code = "offline-not-forwarded"
+
+
+class OfflineRefused(NotNow):
+    """It is not taken offline. The codes are those of `offline.why_not`, and allowance-used."""
+
+    def __init__(self, code: str, message: str, reference: str = "") -> None:
+        super().__init__(message, reference)
+        self.code = code
+
+
 class Send(Struct, frozen=True):
     """One request to carry. It is written down already."""
 
@@ -86,6 +103,17 @@ class Offers(Struct, frozen=True):
 
     data: list[dict[str, Any]]
     next_cursor: str | None = None
+
+
+class Shop(Struct, frozen=True):
+    """What the platform tells of a merchant, as far as it matters offline."""
+
+    merchant: str
+    offline: Limits | None = None
+
+
+class Keys(Struct, frozen=True):
+    data: list[Key]
 
 
 class Difference(Struct, frozen=True):
@@ -124,7 +152,9 @@ class Terminal:
     def begin(self, ask: Ask) -> Call:
         """Write down what is wanted. Nothing is sent yet. Raises a NotNow where the terminal must not begin it."""
         self._may_begin(ask)
-        at = self._clock()
+        return self._begun(ask, self._clock())
+
+    def _begun(self, ask: Ask, at: datetime) -> Call:
         call = Call(
             self._ids(),
             reversal_key=self._ids(),
@@ -136,6 +166,7 @@ class Terminal:
             made=at,
             due=at,
             redemption_id=ask.redemption_id if isinstance(ask, FollowUp) else "",
+            state="STORED" if isinstance(ask, Offline) else "SENT",
         )
         self._keep(None, call, "intent")
         return call
@@ -144,7 +175,10 @@ class Terminal:
         """The rule of the open question. A sale waits for every sale before it, until that one is done or its reversal
         was sent at least once: from then on it can only come to nothing. A batch that is being closed stops all."""
         for call in self._open.values():
-            if isinstance(call.ask, Close) or (call.blocking and isinstance(ask, Sale)):
+            if isinstance(call.ask, Offline) and not 0 < call.attempt < self.timing.tries:
+                continue  # what was not sent counts in whatever batch is open by then; and no one record holds up all
+            closing = isinstance(call.ask, Close) and not isinstance(ask, Offline)
+            if closing or (call.blocking and isinstance(call.ask, Sale) and isinstance(ask, Sale | Offline)):
                 raise UnresolvedFirst(f"{call.reference} is {call.state}: it comes first", call.reference)
             if isinstance(ask, Close) and (call.in_flight or not call.exception):
                 raise UnresolvedFirst(f"{call.reference} is {call.state}: a batch is closed without", call.reference)
@@ -153,13 +187,15 @@ class Terminal:
 
     def _approved(self, reference: str) -> Call:
         sale = self.sale(reference)
+        if isinstance(sale.ask, Offline) and sale.outcome is None:
+            raise NotForwarded(f"{reference} was taken offline, and is not sent yet", reference)
         if sale.outcome is None or sale.outcome.result != "approved":
             raise SaleNotApproved(f"{reference} is {_standing(sale)}", reference)
         return sale
 
     def sale(self, reference: str) -> Call:
         call = self.journal.find(reference)
-        if call is None or not isinstance(call.ask, Sale):
+        if call is None or not isinstance(call.ask, Sale | Offline):
             raise SaleUnknown(f"no sale {reference} in this terminal's journal", reference)
         return call
 
@@ -168,6 +204,9 @@ class Terminal:
         if closing := self._closing():
             raise UnresolvedFirst(f"{closing.reference} closes the batch: it comes first", closing.reference)
         call = self._open.get(reference) or self.sale(reference)
+        if isinstance(call.ask, Offline):
+            self._approved(reference)
+            raise UseRefund(f"{reference} was taken offline: refund it", reference)
         if not isinstance(call.ask, Sale):
             raise SaleUnknown(f"{reference} is no sale", reference)
         if call.state == "REVERSING":
@@ -221,8 +260,15 @@ class Terminal:
 
     def step(self, reference: str = "") -> Call | None:
         """Send what is due and take in its answer. None where nothing is due."""
+        return self._try(reference)[0]
+
+    def _try(self, reference: str) -> tuple[Call | None, bool]:
+        """The same, and whether nobody was there."""
         send = self.take(reference)
-        return self.answered(send, self._transport.send(send.request)) if send else None
+        if send is None:
+            return None, False
+        answer = self._transport.send(send.request)
+        return self.answered(send, answer), isinstance(answer, NoAnswer)
 
     def _candidates(self, reference: str) -> list[Call]:
         """What may be sent. While a batch is being closed, nothing else: it would be of either batch."""
@@ -230,7 +276,9 @@ class Terminal:
             return [closing] if reference in {"", closing.reference} and not closing.in_flight else []
         open_ = self._open
         found = [open_[reference]] if reference in open_ else [] if reference else list(open_.values())
-        return [call for call in found if not call.in_flight]
+        # What moves something in a batch waits while that is being closed.
+        closing = any(isinstance(call.ask, Close) for call in open_.values())
+        return [call for call in found if not call.in_flight and not (closing and isinstance(call.ask, Offline))]
 
     def _closing(self) -> Call | None:
         return next((call for call in self._open.values() if isinstance(call.ask, Close)), None)
@@ -258,15 +306,70 @@ class Terminal:
         return settled + self.catch_up()
 
     def catch_up(self) -> list[Call]:
-        """One try of everything that is due now, and no waiting."""
-        tried = [self.step(call.reference) for call in self._candidates("")]
-        return [call for call in tried if call]
+        """One try of everything that is due now, and no waiting. Where there is no network, one payment that was taken
+        offline finds that out for all: the next time, another one."""
+        waiting = [call for call in self._candidates("") if not isinstance(call.ask, Offline)]
+        tried = [self.step(call.reference) for call in waiting]
+        return [call for call in tried if call] + self._forward(1)
 
     def _wait(self, due: datetime | None) -> None:
         if due and (seconds := (due - self._clock()).total_seconds()) > 0:
             if self._sleep is None:
                 raise RuntimeError("a terminal without `sleep` is driven by take and answered")
             self._sleep(seconds)
+
+    # -- without a network -------------------------------------------------------------------------------------------
+
+    def prepare(self) -> Prepared | Refused | Silence:
+        """Fetch, and keep, what is needed to take payments without a network. Again every hour, while there is one."""
+        shop = read(self._transport.send(Request("GET", f"/v1/merchants/{quote(self.journal.merchant)}")), Shop)
+        if not isinstance(shop, Shop):
+            return shop
+        keys = read(self._transport.send(Request("GET", "/v1/allowance-keys")), Keys)
+        if not isinstance(keys, Keys):
+            return keys
+        prepared = Prepared(self._clock(), shop.offline, tuple(keys.data))
+        self.journal.prepare(prepared)
+        return prepared
+
+    def pay_offline(self, allowance: str, points: int) -> Call:
+        """Take points without a network, by the allowance that the resident's phone shows. What is returned is stored,
+        and will be sent: `catch_up`, `forward`. Raises a NotNow where it is not taken."""
+        self._may_begin(Offline(points, allowance, ""))
+        at, prepared = self._clock(), self.journal.prepared()
+        said = offline.allowance_of(allowance.strip(), prepared.keys if prepared else ())
+        if why := offline.why_not(points, said, self.journal.merchant, prepared, self.stored(), at):
+            raise OfflineRefused(why.code, why.sentence)
+        assert said is not None, "what is no allowance was refused"
+        if earlier := self.journal.allowed(said.id):
+            raise OfflineRefused("allowance-used", f"it paid {earlier} here", earlier)
+        return self._begun(Offline(points, allowance.strip(), said.id), at)
+
+    def stored(self) -> list[Call]:
+        """What was taken offline and has no verdict yet."""
+        return [call for call in self._open.values() if isinstance(call.ask, Offline)]
+
+    def forward(self) -> list[Call]:
+        """Send all that was taken offline now, each by itself; whatever becomes of one is nothing to the others."""
+        at = self._clock()
+        for call in self.stored():
+            if not call.in_flight and call.due and call.due > at:
+                self._keep(call, replace(call, due=at), "forward")
+        return self._forward(2)
+
+    def _forward(self, silences: int) -> list[Call]:
+        """Those that are due, until nobody was there so many times in a row. Whoever was tried least comes first: none
+        of them can be in the way of the others for longer than one round."""
+        tried: list[Call] = []
+        silent = 0
+        waiting = [call for call in self._candidates("") if isinstance(call.ask, Offline)]
+        for call in sorted(waiting, key=lambda one: (one.attempt, one.made, one.reference)):
+            found, alone = self._try(call.reference)
+            tried += [found] if found else []
+            silent = silent + 1 if alone else 0
+            if silent == silences:
+                break
+        return tried
 
     # -- the calls of a till -----------------------------------------------------------------------------------------
 
@@ -296,8 +399,9 @@ class Terminal:
         """Close the open batch by this journal's totals; or by those that somebody has compared and takes for right.
 
         Where the platform has closed it by itself, what it does not have there is of the next batch, and it is asked
-        once more.
+        once more. What was taken offline is sent first.
         """
+        self.forward()
         batch = self.journal.batch
         call = self.settle(self.begin(Close(batch, totals or self.journal.totals(batch))).reference)
         closed = call.outcome.closed if call.outcome else None

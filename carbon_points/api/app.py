@@ -17,6 +17,7 @@ from litestar.static_files import create_static_files_router  # pyright: ignore[
 from carbon_points import __version__
 from carbon_points.api import (
     actions,
+    allowances,
     batches,
     city,
     fund,
@@ -106,6 +107,7 @@ def create_app(installation: Installation) -> Litestar:
         health,
         payers,
         webhooks,
+        allowances,
         *((sandbox,) if installation.sandbox else ()),
     )
     handlers = [handler for feature in features for handler in feature.handlers]

@@ -33,6 +33,7 @@ from carbon_points.domain.merchant import (
     MerchantUnknown,
     RegisterMerchant,
 )
+from carbon_points.domain.offline import Offline
 from carbon_points.projections import merchants as read_merchants
 
 MERCHANT = PathParameter(max_length=64, pattern=PLAIN, description="the merchant's id")
@@ -43,9 +44,11 @@ class Price(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Terms(Struct, frozen=True, forbid_unknown_fields=True):
-    """`confirm_above`: for more points than that a resident who pays by code must agree on their phone; null: never."""
+    """`confirm_above`: for more points than that a resident who pays by code must agree on their phone; null: never.
+    `offline`: what terminals may take offline, at the merchant's risk; null: nothing."""
 
     confirm_above: Annotated[int, Meta(ge=0, le=POINTS_MOST)] | None
+    offline: Offline | None = None
 
 
 class NewTerminal(Struct, frozen=True, forbid_unknown_fields=True):
@@ -60,6 +63,7 @@ class MerchantShown(Struct, frozen=True):
     terminals: list[str]
     confirm_above: int | None = None
     public: bool = False
+    offline: Offline | None = None
 
 
 class MerchantPage(Struct, frozen=True):
@@ -149,8 +153,8 @@ def change_price(
     "/v1/merchants/{merchant:str}/terms",
     operation_id="changeTerms",
     tags=["merchants"],
-    summary="Change from how many points on residents are asked on their phone",
-    description="For holds from now on.",
+    summary="Change from how many points on residents are asked on their phone, and what is taken offline",
+    description="For holds from now on. What is not said is null.",
     guards=[takes()],
     status_code=200,
     responses=documented("merchant-unknown", "terms-unchanged", body=True),
@@ -161,7 +165,8 @@ def change_terms(
     data: Annotated[Terms, example(confirm_above=500)],
     installation: NamedDependency[Installation],
 ) -> Response[MerchantShown]:
-    outcome = installation.write_now(ChangeTerms(merchant=merchant, confirm_above=data.confirm_above))
+    command = ChangeTerms(merchant=merchant, confirm_above=data.confirm_above, offline=data.offline)
+    outcome = installation.write_now(command)
     return receipt(_shown(installation, merchant), outcome, created=200)
 
 
@@ -195,7 +200,14 @@ def _shown(installation: Installation, merchant: str) -> MerchantShown:
     known = _known(installation, merchant)
     terminals = sorted(known.terminals)
     return MerchantShown(
-        known.id, known.name, known.fen_per_point, known.county, terminals, known.confirm_above, known.public
+        known.id,
+        known.name,
+        known.fen_per_point,
+        known.county,
+        terminals,
+        known.confirm_above,
+        known.public,
+        known.offline,
     )
 
 

@@ -150,7 +150,20 @@ STATUS: Mapping[str, tuple[int, Retryable]] = {
         ),
         (CONFLICT, "never"),
     ),
-    "code-malformed": (400, "never"),
+    **dict.fromkeys(("code-malformed", "allowance-invalid"), (400, "never")),
+    **dict.fromkeys(
+        (
+            "allowance-elsewhere",
+            "allowance-expired",
+            "allowance-exceeded",
+            "offline-not-allowed",
+            "offline-too-late",
+            "offline-exceeds-terms",
+        ),
+        (CONFLICT, "never"),
+    ),
+    "allowance-unknown": (UNKNOWN, "never"),
+    "offline-in-future": (CONFLICT, "same-key"),
     "code-unknown": (UNKNOWN, "never"),
     "rate-limited": (429, "same-key"),
     **dict.fromkeys(

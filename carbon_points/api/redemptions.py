@@ -16,6 +16,15 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import PathParameter, QueryParameter
 from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
+from carbon_points.allowances import (
+    TOKEN_MOST,
+    Allowance,
+    AllowanceElsewhere,
+    AllowanceExceeded,
+    AllowanceExpired,
+    AllowanceInvalid,
+    AllowanceUnknown,
+)
 from carbon_points.api.access import must_own, takes
 from carbon_points.api.installation import (
     IDEMPOTENCY_KEY,
@@ -50,6 +59,7 @@ from carbon_points.domain.account import (
 )
 from carbon_points.domain.event import Event, Id
 from carbon_points.domain.offer import DECLINES, ITEMS_MOST
+from carbon_points.domain.offline import CLAIM, CLOCK_SKEW
 from carbon_points.domain.order import OrderPlaced, PlaceOrder, Reason, ReversalMismatch, ReverseOrder
 from carbon_points.domain.refusal import Conflict, Refusal, codes
 from carbon_points.payers import Payer
@@ -66,7 +76,9 @@ Items = Annotated[int, Meta(ge=1, le=ITEMS_MOST)]
 
 class Hold(Struct, frozen=True, forbid_unknown_fields=True):
     """`code`: the payment code that the resident shows; an app says `resident` instead. So many `points`, or so many
-    `items` of an `offer`. `capture`: spend the points at once, in the same answer."""
+    `items` of an `offer`. `capture`: spend the points at once, in the same answer.
+
+    A terminal that took `points` offline says the `allowance` instead of a code, when it did, and `capture`."""
 
     merchant: Id
     terminal: Id
@@ -77,6 +89,8 @@ class Hold(Struct, frozen=True, forbid_unknown_fields=True):
     resident: Annotated[str, Meta(pattern=r"^res_[a-z2-7]{20}$")] | UnsetType = UNSET
     hold_seconds: Annotated[int, Meta(ge=1, le=7 * 86400)] = HOLD_SECONDS
     capture: bool = False
+    allowance: Annotated[str, Meta(min_length=1, max_length=TOKEN_MOST)] | UnsetType = UNSET
+    captured_offline_at: Annotated[datetime, Meta(tz=True)] | UnsetType = UNSET
 
 
 class Part(Struct, frozen=True, forbid_unknown_fields=True):
@@ -155,6 +169,17 @@ def _again(kind: type) -> dict[int, ResponseSpec]:
 
 _STATES = ("redemption-unknown", "hold-expired", "redemption-not-held", "identity-reused", "not-yours")
 _OFFERED = ("offer-unknown", "items-invalid", *(refusal.code for refusal in DECLINES))
+_OFFLINE = (
+    "allowance-invalid",
+    "allowance-elsewhere",
+    "allowance-exceeded",
+    "allowance-expired",
+    "allowance-unknown",
+    "offline-not-allowed",
+    "offline-in-future",
+    "offline-too-late",
+    "offline-exceeds-terms",
+)
 
 
 @post(
@@ -187,6 +212,7 @@ _OFFERED = ("offer-unknown", "items-invalid", *(refusal.code for refusal in DECL
         "terminal-suspended",
         "not-yours",
         *_OFFERED,
+        *_OFFLINE,
         body=True,
     ),
 )
@@ -211,6 +237,7 @@ async def create_redemption(
         hold_seconds=data.hold_seconds,
         capture=data.capture,
         code=code,
+        captured_offline_at=None if data.captured_offline_at is UNSET else data.captured_offline_at,
     )
     held = await installation.orders.hold(order, account.balance)
     shown = _held(request.user, held)
@@ -224,8 +251,12 @@ async def _payer(installation: Installation, caller: Caller, data: Hold, redempt
 
     A terminal has seen the resident's code; whoever knows a pseudonym only is an app, and answers for its residents.
     """
-    if (data.code is UNSET) == (data.resident is UNSET):
-        raise ApiError("missing-field", "code or resident, one of them")
+    if [data.code, data.resident, data.allowance].count(UNSET) != 2:
+        raise ApiError("missing-field", "code or resident, one of them; or, of what was taken offline, the allowance")
+    if (data.allowance is UNSET) != (data.captured_offline_at is UNSET):
+        raise ApiError("missing-field", "allowance and captured_offline_at go together")
+    if data.allowance is not UNSET:
+        return await asyncio.to_thread(_by_allowance, installation, data, redemption_id)
     if data.code is not UNSET:
         try:
             till = f"{data.merchant}/{data.terminal}"
@@ -247,6 +278,47 @@ async def _payer(installation: Installation, caller: Caller, data: Hold, redempt
     if not await asyncio.to_thread(_has_account, installation, data.resident):
         raise AccountUnknown(resident=data.resident)
     return data.resident, None
+
+
+def _by_allowance(installation: Installation, data: Hold, redemption_id: str) -> tuple[str, str]:
+    """Whose an allowance is, and what it uses up. Refusals, in order: AllowanceInvalid, AllowanceElsewhere,
+    AllowanceExceeded, AllowanceExpired, AllowanceUnknown.
+
+    A call that is sent again is answered as before, whatever has become of the allowance.
+    """
+    assert data.allowance is not UNSET
+    if not data.capture or data.offer is not UNSET:
+        raise ApiError("missing-field", "what was taken offline is points, with capture")
+    allowances = installation.directory.allowances
+    try:
+        allowance = allowances.read(data.allowance)
+    except AllowanceInvalid:
+        if installation.orders.placed(redemption_id):
+            raise Conflict(fields=["allowance"]) from None
+        raise
+    try:
+        _must_cover(allowance, data)
+        found = allowances.find(allowance.id)
+        if found is None:
+            raise AllowanceUnknown
+        return found[0], CLAIM + allowance.id
+    except Refusal:
+        placed = installation.orders.placed(redemption_id)
+        if placed is None:
+            raise
+        return placed.resident, CLAIM + allowance.id
+
+
+def _must_cover(allowance: Allowance, data: Hold) -> None:
+    assert data.points is not UNSET
+    assert data.captured_offline_at is not UNSET
+    taken = int(data.captured_offline_at.timestamp())
+    if allowance.merchant != data.merchant:
+        raise AllowanceElsewhere(merchant=data.merchant)
+    if data.points > allowance.points:
+        raise AllowanceExceeded(points=data.points, allowance=allowance.points)
+    if not allowance.issued_at - int(CLOCK_SKEW.total_seconds()) <= taken <= allowance.expires_at:
+        raise AllowanceExpired(captured_offline_at=data.captured_offline_at)
 
 
 def _asked(data: Hold | Undo) -> dict[str, Any]:

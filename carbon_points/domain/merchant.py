@@ -25,6 +25,7 @@ from carbon_points.domain.offer import (
     PublishOffer,
     Use,
 )
+from carbon_points.domain.offline import Offline
 from carbon_points.domain.order import (
     BatchClosed,
     CloseBatch,
@@ -75,10 +76,12 @@ class ChangePrice(Command):
 
 
 class ChangeTerms(Command):
-    """`confirm_above`: for more points than that, by a payment code, the resident must agree on their phone."""
+    """`confirm_above`: for more points than that, by a payment code, the resident must agree on their phone.
+    `offline`: what terminals may take offline; None: nothing."""
 
     merchant: Id
     confirm_above: Annotated[int, Meta(ge=0)] | None
+    offline: Offline | None = None
 
 
 class EnrolTerminal(Command):
@@ -122,6 +125,7 @@ class TermsChanged(Event):
     type_name: ClassVar[str] = "terms-changed/1"
     merchant: str
     confirm_above: int | None
+    offline: Offline | None = None
 
 
 class TerminalEnrolled(Event):
@@ -170,6 +174,7 @@ class Merchant(Struct):
     offers: dict[str, Offer] = {}
     uses: dict[str, Use] = {}
     identities: dict[str, Identity] = {}  # by terminal
+    offline: Offline | None = None
 
     @property
     def catalogue(self) -> Catalogue:
@@ -290,9 +295,17 @@ def decide(merchant: Merchant, command: Command, *, now: datetime, facts: object
                 raise PriceUnchanged(fen_per_point=command.fen_per_point)
             return [PriceChanged(recorded_at=now, merchant=merchant.id, fen_per_point=command.fen_per_point)]
         case ChangeTerms():
-            if command.confirm_above == merchant.confirm_above:
+            terms = command.confirm_above, command.offline
+            if terms == (merchant.confirm_above, merchant.offline):
                 raise TermsUnchanged(confirm_above=command.confirm_above)
-            return [TermsChanged(recorded_at=now, merchant=merchant.id, confirm_above=command.confirm_above)]
+            return [
+                TermsChanged(
+                    recorded_at=now,
+                    merchant=merchant.id,
+                    confirm_above=command.confirm_above,
+                    offline=command.offline,
+                )
+            ]
         case CloseBatch():
             till = merchant.accepting(command.terminal).tills.get(command.terminal) or Till()
             return order.close(command, till, now=now)
@@ -320,7 +333,7 @@ def _order(merchant: Merchant, command: PlaceOrder | ReverseOrder | FollowOrder,
         case PlaceOrder():
             if merchant.identity(command.terminal).suspended:  # also where an app names the terminal
                 raise terminals.TerminalIsSuspended(merchant=merchant.id, terminal=command.terminal)
-            terms = Terms(merchant.fen_per_point, merchant.confirm_above, merchant.catalogue)
+            terms = Terms(merchant.fen_per_point, merchant.confirm_above, merchant.catalogue, merchant.offline)
             return order.place(command, known, terms, now=now)
         case ReverseOrder():
             return order.reverse(command, known, till, now=now)
@@ -366,7 +379,7 @@ def evolve(merchant: Merchant, event: Event) -> None:
         case SettlementClosed():
             merchant.through = event.through
         case TermsChanged():
-            merchant.confirm_above = event.confirm_above
+            merchant.confirm_above, merchant.offline = event.confirm_above, event.offline
         case OrderPlaced():
             merchant.orders[event.redemption_id] = order.placed(event, merchant.catalogue)
         case OrderDeclined():

@@ -12,8 +12,10 @@ from typing import ClassVar, Literal
 from msgspec import Struct, field
 
 from carbon_points.domain import offer as offers
+from carbon_points.domain import offline
 from carbon_points.domain.event import Command, Event, Id
 from carbon_points.domain.offer import Catalogue, Taken
+from carbon_points.domain.offline import Offline
 from carbon_points.domain.refusal import Refusal
 
 Kind = Literal["sale", "refund", "reversal", "void", "expiry", "decline", "release"]
@@ -31,7 +33,8 @@ _KINDS: dict[str, Kind] = {  # what the end of a hold is to the order
 
 class PlaceOrder(Command):
     """A terminal, or an app for it, asks for a resident's points: so many, or what the `items` of an offer cost.
-    `code`: the payment code that it uses up, by its step."""
+    `code`: the payment code that it uses up, by its step. `captured_offline_at`: when a terminal took it offline; then
+    it is an allowance that it uses up, and the resident has agreed by asking for that."""
 
     claimed_everywhere: ClassVar[bool] = True
 
@@ -45,6 +48,7 @@ class PlaceOrder(Command):
     code: str | None = None
     offer: Id | None = None
     items: int = 0
+    captured_offline_at: datetime | None = None
 
     def claim(self) -> tuple[str, ...]:
         return ("order", self.redemption_id)
@@ -134,7 +138,10 @@ class CloseBatch(Command):
 
 
 class OrderPlaced(Event):
-    """With an offer, `points` and `amount_fen` are what its items cost by then, and they are reserved."""
+    """With an offer, `points` and `amount_fen` are what its items cost by then, and they are reserved.
+
+    `captured_offline_at`: by the terminal's clock; `code` is an allowance then.
+    """
 
     type_name: ClassVar[str] = "order-placed/1"
     merchant: str
@@ -149,6 +156,7 @@ class OrderPlaced(Event):
     confirm_seconds: int = 0
     offer: str | None = None
     items: int = 0
+    captured_offline_at: datetime | None = None
 
 
 class OrderDeclined(Event):
@@ -296,15 +304,18 @@ class Terms(Struct, frozen=True):
     fen_per_point: int
     confirm_above: int | None
     catalogue: Catalogue
+    offline: Offline | None = None
 
 
 def place(command: PlaceOrder, order: Order | None, terms: Terms, *, now: datetime) -> list[Event]:
     """What an offer cannot give now declines the order for good.
 
-    Refusals, in order: RedemptionReversed, ItemsInvalid, OfferUnknown.
+    Refusals, in order: RedemptionReversed; those of `offline.admit`; ItemsInvalid, OfferUnknown.
     """
     if order is not None:  # the claim knows of those that were placed
         raise RedemptionReversed(redemption=command.redemption_id, current_state="reversed")
+    if command.captured_offline_at is not None:
+        offline.admit(command.points, command.captured_offline_at, terms.offline, now=now)
     points, amount_fen = command.points, command.points * terms.fen_per_point
     if command.offer is not None:
         try:
@@ -315,7 +326,8 @@ def place(command: PlaceOrder, order: Order | None, terms: Terms, *, now: dateti
             points = command.items * terms.catalogue.offers[command.offer].points
             return [_declined(command, command.offer, points, refusal.code, now=now)]
         points, amount_fen = command.items * taken.points, command.items * taken.amount_fen
-    asks = command.code is not None and terms.confirm_above is not None and points > terms.confirm_above
+    asked = command.code is not None and command.captured_offline_at is None
+    asks = asked and terms.confirm_above is not None and points > terms.confirm_above
     return [
         OrderPlaced(
             recorded_at=now,
@@ -331,6 +343,7 @@ def place(command: PlaceOrder, order: Order | None, terms: Terms, *, now: dateti
             confirm_seconds=CONFIRM_SECONDS if asks else 0,
             offer=command.offer,
             items=command.items,
+            captured_offline_at=command.captured_offline_at,
         )
     ]
 

@@ -30,7 +30,8 @@ class TestRegistering:
         body = {"merchant": city.name("shop"), "name": "安吉竹品小店", "fen_per_point": 3, "county": "330523"}
         answers = [city.post("/v1/merchants", body) for _ in range(2)]
         same_again(*answers)
-        assert answers[0].json() == body | {"terminals": [], "confirm_above": None, "public": False}
+        shown = {"terminals": [], "confirm_above": None, "public": False, "offline": None}
+        assert answers[0].json() == body | shown
         assert city.get(f"/v1/merchants/{body['merchant']}").json()["name"] == body["name"]
 
     @pytest.mark.parametrize(("field", "value"), [("name", "y"), ("fen_per_point", 4), ("county", "330502")])

@@ -17,6 +17,7 @@ from carbon_points.audit.merkle import root_of
 from carbon_points.domain import account, fund, lot, merchant, methodology, offer, order, source, terminal
 from carbon_points.domain.consent import Consent
 from carbon_points.domain.event import Command, Event
+from carbon_points.domain.offline import Offline
 from carbon_points.domain.quantity import CHINA
 from carbon_points.journal import codec
 from carbon_points.journal.journal import Journal, open_journal
@@ -228,6 +229,7 @@ def live(url: str) -> Journal:
     _take_back(city)
     _order(city)
     _agree(city)
+    _offline(city)
     _offer(city)
     _pool(city)
     _sell(city)
@@ -413,6 +415,19 @@ def _order(city: City) -> None:
     city.now += HOUR
     city.do(account.LapseDue(resident=CEM))
     followed("o8", ended="declined")
+
+
+def _offline(city: City) -> None:
+    """A till that was offline for as long as it may be, and what it took then."""
+    terms = Offline(most_points=5, most_count=9, most_sum=20, most_age_hours=24)
+    city.do(merchant.ChangeTerms(merchant="bakery", confirm_above=1, offline=terms))
+    taken = {"captured_offline_at": city.now - 24 * HOUR + HOUR / 60}
+    at: dict[str, Any] = {"merchant": "bakery", "terminal": "bakery-1", "redemption_id": "w1", "resident": CEM}
+    at |= {"points": 2, "hold_seconds": 300, "capture": True}
+    city.do(order.PlaceOrder(**at, **taken, code="alw:a1"))
+    city.do(account.HoldPoints(**at, amount_fen=8, code_step="alw:a1"))
+    told = {"ended": "captured", "captured_points": 2, "captured_fen": 8}
+    city.do(order.FollowOrder(merchant="bakery", terminal="bakery-1", redemption_id="w1", **told))
 
 
 def _offer(city: City) -> None:

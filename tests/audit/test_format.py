@@ -10,12 +10,13 @@ import pytest
 
 import carbon_points.audit
 from carbon_points.audit.replay import account as replayed
-from carbon_points.audit.replay import fund, lot, merchant, offer
+from carbon_points.audit.replay import fund, lot, merchant, offer, order
 from carbon_points.audit.replay.methodology import expiry, recompute
 from carbon_points.domain import account
 from carbon_points.domain import fund as domain_fund
 from carbon_points.domain import merchant as domain_merchant
 from carbon_points.domain import offer as domain_offer
+from carbon_points.domain import offline as domain_offline
 from carbon_points.domain.account import ActionCredited
 from carbon_points.domain.methodology import Used, digest_of, parse
 from carbon_points.domain.quantity import MG_PER_KG
@@ -104,6 +105,13 @@ def test_the_numbers_of_the_format_are_those_that_the_program_keeps_to() -> None
     assert replayed.POINTS_MOST == account.POINTS_MOST
     assert account.ExitWithoutEntry.code == replayed.EXIT_WITHOUT_ENTRY
     assert merchant.PRICE_MOST_FEN == domain_merchant.PRICE_MOST_FEN
+    assert merchant.CLOCK_SKEW == domain_offline.CLOCK_SKEW
+    assert order.ALLOWANCE == domain_offline.CLAIM
+    bounds = msgspec.json.schema(domain_offline.Offline)["$defs"]["Offline"]["properties"]
+    points = {"minimum": 1, "maximum": merchant.POINTS_MOST}
+    assert bounds["most_points"].items() >= points.items() <= bounds["most_sum"].items()
+    assert bounds["most_count"].items() >= {"minimum": 1, "maximum": merchant.COUNT_MOST}.items()
+    assert bounds["most_age_hours"].items() >= {"minimum": 1, "maximum": merchant.HOURS_MOST}.items()
     assert fund.FEN_MOST == domain_fund.FEN_MOST
     assert lot.MG_PER_KG == MG_PER_KG
     assert offer.ITEMS_MOST == domain_offer.ITEMS_MOST

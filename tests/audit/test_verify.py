@@ -253,6 +253,7 @@ def test_whatever_is_spoiled_is_found_and_named(stored: Stored, spoil: Callable[
 
 ADD = object()  # one more than it was
 _NO_MORE = {name: {"count": 0, "points": 0, "fen": 0} for name in ("refunds", "reversals")}
+_OFFLINE = {"most_points": 5, "most_count": 9, "most_sum": 20, "most_age_hours": 24}
 FORGED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("methodology-published/1", {"methodology": "bus"}, {"version": "2024-2"}),
     ("methodology-published/1", {"methodology": "bus"}, {"digest": "0" * 32}),
@@ -403,6 +404,18 @@ FORGED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("order-moved/1", {"redemption_id": "p2"}, {"returned": ADD}),
     ("order-moved/1", {"redemption_id": "p2"}, {"offer": "ice"}),
     ("order-reversed/1", {"redemption_id": "q1"}, {"items": 2}),
+    ("terms-changed/1", {"confirm_above": 1}, {"confirm_above": 9, "offline": None}),
+    ("terms-changed/1", {"confirm_above": 1}, {"offline": _OFFLINE | {"most_sum": 0}}),
+    ("terms-changed/1", {"confirm_above": 1}, {"offline": _OFFLINE | {"most_age_hours": 25}}),
+    ("terms-changed/1", {"confirm_above": 1}, {"offline": _OFFLINE | {"most_count": 501}}),
+    ("order-placed/1", {"redemption_id": "w1"}, {"points": 6, "amount_fen": 24}),
+    ("order-placed/1", {"redemption_id": "w1"}, {"captured_offline_at": None}),
+    ("order-placed/1", {"redemption_id": "w1"}, {"captured_offline_at": "2024-01-01T00:00:00Z"}),
+    ("order-placed/1", {"redemption_id": "w1"}, {"captured_offline_at": "2030-01-01T00:00:00Z"}),
+    ("order-placed/1", {"redemption_id": "w1"}, {"code": "abcd", "confirm_seconds": 60}),
+    ("order-placed/1", {"redemption_id": "w1"}, {"confirm_seconds": 60}),
+    ("order-placed/1", {"redemption_id": "w1"}, {"capture": None}),
+    ("order-placed/1", {"redemption_id": "o2"}, {"captured_offline_at": "2024-03-01T00:00:00Z"}),
     ("units-sold/1", {"sale_id": "sale2"}, {"lot_id": "lot_a9"}),
     ("units-retired/1", {"retirement_id": "t2"}, {"blocks": [[1, 1]]}),
     ("units-retired/1", {"retirement_id": "t2"}, {"holder": "bolt"}),

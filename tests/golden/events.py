@@ -10,6 +10,7 @@ from decimal import Decimal
 from carbon_points.domain import account, fund, lot, merchant, methodology, offer, order, source, terminal
 from carbon_points.domain.consent import Consent
 from carbon_points.domain.event import Event
+from carbon_points.domain.offline import Offline
 
 AT = datetime(2026, 11, 22, 1, 2, 3, 456789, UTC)
 WHOLE_SECOND = datetime(2026, 11, 22, 1, 2, 3, tzinfo=UTC)
@@ -590,5 +591,19 @@ EVENTS: tuple[Event, ...] = (
         batch=3,
         totals=order.Totals(order.Tally(2, 20, 100), order.Tally(2, 5, 25), order.Tally(1, 15, 75)),
         by="auto",
+    ),
+    merchant.TermsChanged(recorded_at=AT, merchant="bakery", confirm_above=None, offline=Offline(200, 50, 2000, 24)),
+    order.OrderPlaced(
+        recorded_at=AT,
+        merchant="bakery",
+        terminal="till-1",
+        redemption_id="d10",
+        resident=R,
+        points=15,
+        amount_fen=75,
+        hold_seconds=300,
+        capture=True,
+        code="alw:alw_7f3k",
+        captured_offline_at=WHOLE_SECOND,
     ),
 )

@@ -4,11 +4,13 @@ The real platform is in `tests/api/test_reference_terminal.py`. The model can be
 a clock of the test's own, thousands of times in a minute.
 """
 
+import base64
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from carbon_points_terminal import Answer, Journal, NoAnswer, Request, Response, Terminal, Timing
 from carbon_points_terminal.ids import ulid
@@ -53,6 +55,16 @@ class Platform:
         self.batch = 1
         self.lines: list[tuple[int, str, str, int]] = []  # batch, redemption, kind, points
         self.heard: list[Request] = []
+        self.signer = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+        self.limits: dict[str, int] | None = None
+        self.used: set[str] = set()
+
+    def allowance(self, name: str, points: int, at: datetime, **said: object) -> str:
+        """What a resident's phone fetched then."""
+        issued = int(at.timestamp())
+        told = {"id": name, "merchant": "shop", "points": points, "issued_at": issued, "expires_at": issued + 86400}
+        signed = f"cpa1.alk_1.{_text(msgspec.json.encode(told | said))}"
+        return f"{signed}.{_text(self.signer.sign(signed.encode()))}"
 
     def hear(self, request: Request) -> Response:
         self.heard.append(request)
@@ -60,6 +72,11 @@ class Platform:
         match request.path.replace("?", "/").split("/")[2:]:
             case ["redemptions"]:
                 return self._sell(request.key, body)
+            case ["merchants", "shop"]:
+                return shown(200, {"merchant": "shop", "offline": self.limits})
+            case ["allowance-keys"]:
+                public = base64.b64encode(self.signer.public_key().public_bytes_raw()).decode()
+                return shown(200, {"data": [{"key_id": "alk_1", "public_key": public}]})
             case ["redemptions", "reversal"]:
                 return self._reverse(body)
             case ["redemptions", what] if what.startswith("reference="):
@@ -103,6 +120,12 @@ class Platform:
             if sale["status"] == "reversed" and not sale["points"]:
                 return problem(409, "redemption-reversed", current_state="reversed")
             return shown(200, self._redemption(sale))
+        if "allowance" in body:
+            allowance = msgspec.json.decode(_bytes(body["allowance"].split(".")[2]))["id"]
+            if allowance in self.used:
+                self._new(reference, body["points"], "declined")
+                return problem(409, "code-used", "new-key")
+            self.used.add(allowance)
         if body["points"] > self.points:
             self._new(reference, body["points"], "declined")
             return problem(409, "insufficient-points", "new-key")
@@ -214,6 +237,14 @@ class Platform:
             )
         self.batch = max(self.batch, number + 1)
         return shown(200, told | {"answer": "agreed", "next_batch": number + 1, "lines": []})
+
+
+def _text(content: bytes) -> str:
+    return base64.urlsafe_b64encode(content).decode().rstrip("=")
+
+
+def _bytes(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
 # What may happen to one request. What is late arrives after as many others as it says, or at the end.

@@ -10,7 +10,8 @@ ROOT = Path(carbon_points_terminal.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 MAY = {"httpx", "cryptography", "msgspec", "carbon_points_terminal"}
 SHOWS = {"rich", "rich_click"}  # the command line alone
-PURE = {"wire.py", "call.py", "course.py", "terminal.py"}  # decisions: time, chance and transport arrive as arguments
+# Decisions: time, chance and transport arrive as arguments.
+PURE = {"wire.py", "call.py", "course.py", "offline.py", "terminal.py"}
 IMPURE = {"httpx", "os", "random", "secrets", "socket", "sqlite3", "subprocess", "threading", "time", "asyncio", "uuid"}
 
 

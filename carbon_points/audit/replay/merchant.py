@@ -21,11 +21,14 @@ from carbon_points.domain.merchant import (
     TerminalEnrolled,
     TermsChanged,
 )
+from carbon_points.domain.offline import Offline
 from carbon_points.domain.terminal import TerminalKeyAdded, TerminalKeyEnded, TerminalSuspended
 from carbon_points.journal.entry import Entry
 
 PRICE_MOST_FEN = 10_000
 DAY_CLOSES_AFTER = timedelta(minutes=5)
+CLOCK_SKEW = timedelta(minutes=5)
+POINTS_MOST, COUNT_MOST, HOURS_MOST = 10**9, 500, 24  # of what is taken offline
 Vector = Mapping[int, int]
 
 
@@ -98,6 +101,7 @@ class Merchant:
         self.name = ""
         self._prices: History[int] = History()
         self.confirm_above: History[int | None] = History()
+        self.offline: History[Offline | None] = History()
         self._terminals: dict[str, datetime] = {}
         self._keys: dict[str, Terminal] = {}
         self.settlements: list[Settlement] = []
@@ -112,6 +116,7 @@ class Merchant:
                 must(not first or self._prices.latest is None, "the merchant is registered already")
                 if first:
                     self.confirm_above.add(event.recorded_at, None)
+                    self.offline.add(event.recorded_at, None)
                 must(1 <= event.fen_per_point <= PRICE_MOST_FEN, f"a point is worth {event.fen_per_point} fen")
                 must(self._prices.latest != event.fen_per_point, "that is the price already")
                 self.name = event.name if isinstance(event, MerchantRegistered) else self.name
@@ -124,8 +129,11 @@ class Merchant:
                 must(event.terminal in self._keys, f"terminal {event.terminal} is not enrolled")
                 self._keys[event.terminal].take(event)
             case TermsChanged():
-                must(self.confirm_above.latest != event.confirm_above, "those are the terms already")
+                now = self.confirm_above.latest, self.offline.latest
+                must(now != (event.confirm_above, event.offline), "those are the terms already")
+                must(event.offline is None or _sound(event.offline), "the terms of what is taken offline are none")
                 self.confirm_above.add(event.recorded_at, event.confirm_above)
+                self.offline.add(event.recorded_at, event.offline)
             case SettlementClosed():
                 self._close(entry, event)
             case _:
@@ -152,6 +160,15 @@ class Merchant:
         worth = [points * price for price in self._prices.around(at)]
         must(amount_fen in worth, f"{points} points were not worth {amount_fen} fen then")
 
+    def check_offline(self, points: int, captured_at: datetime, at: datetime) -> None:
+        """Some terms of then let a terminal take that many points offline, that long before."""
+        must(captured_at <= at + CLOCK_SKEW, "it was taken offline at a time that had not come")
+        allowed = any(
+            terms is not None and points <= terms.most_points and at - captured_at <= _hours(terms.most_age_hours)
+            for terms in self.offline.around(at)
+        )
+        must(allowed, f"the merchant's terms say otherwise of {points} points taken offline at {captured_at}")
+
     def count(self, line: Line, scratch: Scratch) -> None:
         """Put a capture or a refund into the settlement that covers its position, if one does yet."""
         ends = self._ends.get(line.partition)
@@ -169,6 +186,15 @@ class Merchant:
         if event.json_sha256:
             place = (line.recorded_at.astimezone(UTC).isoformat(timespec="microseconds"), line.partition, line.position)
             scratch.keep_line(event.merchant, event.settlement_id, place, encode(line))
+
+
+def _hours(hours: int) -> timedelta:
+    return timedelta(hours=hours)
+
+
+def _sound(terms: Offline) -> bool:
+    amounts = 1 <= terms.most_points <= POINTS_MOST and 1 <= terms.most_sum <= POINTS_MOST
+    return amounts and 1 <= terms.most_count <= COUNT_MOST and 1 <= terms.most_age_hours <= HOURS_MOST
 
 
 class Merchants(dict[str, Merchant]):

@@ -28,6 +28,7 @@ from carbon_points.domain.order import (
 from carbon_points.journal.entry import Entry
 
 CONFIRM_SECONDS = 60
+ALLOWANCE = "alw:"  # what a code begins with that is an allowance
 ORDERS = (OrderPlaced, OrderDeclined, OrderReversed, OrderMoved, BatchClosed, *CATALOGUE)
 _FREE = ("void", "expiry", "decline", "release")  # moves by which nothing was sold
 
@@ -68,8 +69,14 @@ class Orders:
         if event.offer is None:
             merchant.check_worth(event.points, event.amount_fen, event.recorded_at)
         must(event.points > 0, f"an order of {event.points} points")
+        offline = event.captured_offline_at
+        if offline is not None:
+            merchant.check_offline(event.points, offline, event.recorded_at)
+            must(event.capture and event.offer is None, "what was taken offline was no payment of points")
+        by_allowance = event.code is not None and event.code.startswith(ALLOWANCE)
+        must((offline is not None) == by_allowance, "an allowance pays what was taken offline, and nothing else does")
         asks = [
-            event.code is not None and above is not None and event.points > above
+            event.code is not None and not by_allowance and above is not None and event.points > above
             for above in merchant.confirm_above.around(event.recorded_at)
         ]
         must((event.confirm_seconds > 0) in (asks or [False]), "the merchant's terms say otherwise of agreeing")
