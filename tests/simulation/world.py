@@ -31,6 +31,7 @@ from carbon_points.api.app import create_app
 from carbon_points.api.installation import Installation, open_installation
 from carbon_points.directory import Caller
 from carbon_points.domain import account, consent, merchant, methodology, offer, source
+from carbon_points.domain.order import FollowOrder
 from carbon_points.journal.partition import Outcome, Write
 from carbon_points.journal.streams import stream_of
 from carbon_points.settings import load
@@ -167,6 +168,7 @@ class World:
         self.repeats = self.chance.choice((0.0, 0.1, 0.5))
         self.slow = self.chance.choice((0.02, 0.5, 4.0))  # seconds, on the average
         self.deaths = self.chance.choice((0.0, 0.005, 0.02))  # of a write
+        self.passing = self.chance.choice((0.005, 5.0, 30.0))  # seconds, on the average
         self.whole = False
         server.at = self.begins
         server.forget()
@@ -219,7 +221,10 @@ class World:
         return going
 
     def _asked(self, write: Write, waiting: asyncio.Future[Outcome]) -> None:
-        self.time.after(self.chance.expovariate(200), partial(self._write, write, waiting, self.life))
+        # Nobody waits for what is passed on to an order: it may come long after the call, and after what came later.
+        passed_on = isinstance(write.command, FollowOrder)
+        seconds = self.chance.expovariate(1 / self.passing if passed_on else 200)
+        self.time.after(seconds, partial(self._write, write, waiting, self.life))
 
     def _write(self, write: Write, waiting: asyncio.Future[Outcome], life: int) -> None:
         """The turn of one write has come: unless the server has died since, or dies now, before or after it."""
