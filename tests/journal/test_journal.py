@@ -426,7 +426,7 @@ def test_who_submits_at_the_moment_of_closing_is_not_left_waiting(
     monkeypatch.setattr(waiting, "put", put_early)
     answer = journal.submit(city.write(ride("2")))
     try:
-        assert answer.result(timeout=2).position > 0
+        assert answer.result(timeout=30).position > 0
     finally:
         closing.join()
 

@@ -123,7 +123,7 @@ class Cashier:
 
     def sees(self, selector: str) -> Locator:
         found = self.page.locator(selector)
-        found.first.wait_for(timeout=5_000)
+        found.first.wait_for(timeout=20_000)
         return found
 
     def screen(self, name: str) -> Locator:
@@ -140,7 +140,7 @@ class Cashier:
             if over.count():
                 break
             self.passes(1)
-        over.first.wait_for(timeout=5_000)
+        over.first.wait_for(timeout=20_000)
         return self.told()
 
     def passes(self, seconds: int) -> None:
@@ -169,7 +169,7 @@ class Cashier:
         self.line.mended()
         self.page.set_viewport_size(PHONE)
         self.page.goto(self.address)
-        self.page.locator("#screen[data-screen=take], #screen[data-screen=attempt]").first.wait_for(timeout=5_000)
+        self.page.locator("#screen[data-screen=take], #screen[data-screen=attempt]").first.wait_for(timeout=20_000)
         if self.page.locator("#screen[data-screen=attempt]").count():
             self.outcome(within=90)
             self.page.goto(self.address)
