@@ -265,5 +265,6 @@ def test_without_a_network_it_takes_allowances_and_sends_them_when_there_is_one(
     assert run("offline", "forward", code=4)["stored"] == {"count": 1, "points": 60}
     told = run("offline", "forward")
     assert (told["approved"], told["data"][0]["kind"]) == ({"count": 1, "points": 60}, "offline")
+    assert run("offline", "list")["data"] == told["data"]
     assert run("refund", told["data"][0]["reference"], "10")["result"] == "approved"
     assert run("reverse", told["data"][0]["reference"], code=1)["error"] == "use-refund"
