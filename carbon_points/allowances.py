@@ -236,7 +236,8 @@ _ROWS = select(
 def _put(connection: Connection, table: Table, row: Mapping[str, object]) -> bool:
     """Whether the row is new: one that is there stays as it is."""
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    return connection.execute(insert(table).values(row).on_conflict_do_nothing()).rowcount > 0
+    putting = insert(table).values(row).on_conflict_do_nothing().returning(*table.primary_key.columns)
+    return connection.execute(putting).first() is not None
 
 
 def _text(content: bytes) -> str:

@@ -253,3 +253,18 @@ def test_no_private_key_leaves_the_terminal(tmp_path: Path) -> None:
 def test_the_real_transport_gives_up_when_nobody_is_there(tmp_path: Path) -> None:
     with command_line.OverHttp("http://127.0.0.1:9", None, client=httpx.Client()) as transport:
         assert isinstance(transport.send(Request("GET", "/v1/offers")), NoAnswer)
+
+
+def test_without_a_network_it_takes_allowances_and_sends_them_when_there_is_one(wire: Wire, run: Told) -> None:
+    wire.platform.limits = {"most_points": 200, "most_count": 5, "most_sum": 500, "most_age_hours": 24}
+    allowance = wire.platform.allowance("a", 100, wire.time.at)
+    assert run("offline", "pay", "60", typed=f"{allowance}\n", code=1)["error"] == "offline-not-prepared"
+    run("run", "--once")  # fetches what is needed
+    assert run("offline", "pay", "60", typed=f"{allowance}\n")["state"] == "STORED"
+    wire.network.faults = iter(["lost"])
+    assert run("offline", "forward", code=4)["stored"] == {"count": 1, "points": 60}
+    told = run("offline", "forward")
+    assert (told["approved"], told["data"][0]["kind"]) == ({"count": 1, "points": 60}, "offline")
+    assert run("offline", "list")["data"] == told["data"]
+    assert run("refund", told["data"][0]["reference"], "10")["result"] == "approved"
+    assert run("reverse", told["data"][0]["reference"], code=1)["error"] == "use-refund"
