@@ -45,6 +45,7 @@ from carbon_points.webhooks.endpoints import Endpoint, new_endpoint_id
 from carbon_points.webhooks.messages import EVENT_TYPES, EventType
 
 NICE = 5  # of the process that follows
+FILE_NICE = 10  # of those that take in a file
 SWITCH_SECONDS = 0.001  # how long a thread may keep another from the interpreter; five times that is Python's own
 console = Console(stderr=True)
 as_json = click.option("--json", "plain", is_flag=True, help="One JSON object on the last line.")
@@ -222,6 +223,8 @@ def ingest(file: Path, source: str, report: Path | None, renames: tuple[str, ...
     columns = (TextColumn("{task.fields[told]}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with opened() as installation, Progress(*columns, console=console, transient=plain) as bar:
         calm_collector()
+        if installation.settings.postgres:  # then a server works beside it, on the same cores perhaps
+            os.nice(FILE_NICE)
         task = bar.add_task("ingest", total=_lines(file), told="reading")
 
         def progress(line: int, tally: Tally) -> None:

@@ -25,7 +25,7 @@ from carbon_points.journal.partition import Unavailable
 from carbon_points.journal.recorder import Unreachable
 
 MOST = 4
-PIECE = 2_000  # commands of one transaction
+PIECE = 100  # commands of one transaction: while it is written, a terminal's customer waits
 PATIENCE_SECONDS = 20.0  # for one that decides what it has in hand, though nobody waits for it
 
 Commands = Mapping[int, RecordAction]  # by line
