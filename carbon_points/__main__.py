@@ -36,7 +36,7 @@ from carbon_points.ingest import ingest as ingest_file
 from carbon_points.ingest import judges_for
 from carbon_points.journal.codec import Unreadable
 from carbon_points.journal.partition import Unavailable, Write
-from carbon_points.journal.recorder import Unreachable
+from carbon_points.journal.recorder import SERVER_NAME, Unreachable
 from carbon_points.judges import MOST, calm_collector, cores
 from carbon_points.projections import residents, trial_balance
 from carbon_points.projections.rows import Snapshot
@@ -160,6 +160,7 @@ def serve(host: str | None, port: int | None, sandbox: bool, plain: bool) -> Non
     from carbon_points.api.server import configured
 
     told = loaded(sandbox=sandbox)
+    os.environ.setdefault("PGAPPNAME", SERVER_NAME)
     # SQLite's readers and writers would meet at its one file.
     command = (sys.executable, "-m", "carbon_points", "follow", "--json", *(("--sandbox",) if told.sandbox else ()))
     installation = open_installation(told, command=command if told.postgres else ())

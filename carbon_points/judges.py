@@ -9,6 +9,7 @@ import gc
 import multiprocessing
 import os
 import signal
+import time
 import zlib
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -25,7 +26,9 @@ from carbon_points.journal.partition import Unavailable
 from carbon_points.journal.recorder import Unreachable
 
 MOST = 4
-PIECE = 100  # commands of one transaction: while it is written, a terminal's customer waits
+PIECE = 2_000  # commands of one transaction
+SERVED_PIECE = 100  # where a server works on the database: while one is written, a terminal's customer waits
+LOOK_SECONDS = 2.0  # how often one looks whether there is a server
 PATIENCE_SECONDS = 20.0  # for one that decides what it has in hand, though nobody waits for it
 
 Commands = Mapping[int, RecordAction]  # by line
@@ -134,14 +137,17 @@ def _decide(line: Connection, journal_url: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     journal = open_journal(journal_url)
     calm_collector()
+    piece_of, looked = PIECE, -LOOK_SECONDS
     try:
         with suppress(EOFError, OSError):
             line.send_bytes(b"")
             while True:
                 commands, judged = _decode(line.recv_bytes()), Judged()
                 try:
-                    for start in range(0, len(commands), PIECE):
-                        piece = dict(commands[start : start + PIECE])
+                    if time.monotonic() - looked > LOOK_SECONDS:
+                        piece_of, looked = SERVED_PIECE if journal.served() else PIECE, time.monotonic()
+                    for start in range(0, len(commands), piece_of):
+                        piece = dict(commands[start : start + piece_of])
                         judged.add(list(decided(journal, piece, told=in_brief).values()))
                 except (Unavailable, Unreachable) as error:
                     judged = Judged(unavailable=str(error))

@@ -202,6 +202,11 @@ class Journal:
             self._deciding.end(item.key)
         self.appended.set()
 
+    def served(self) -> bool:
+        """Whether a server works on the same database, on whom others wait. Raises Unreachable."""
+        recorder = self.partitions[0].recorder
+        return isinstance(recorder, PostgresRecorder) and recorder.served()
+
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def state(self, stream: str, parts: Sequence[tuple[str, str]] = ()) -> State:

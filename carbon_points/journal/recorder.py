@@ -375,6 +375,15 @@ class PostgresRecorder(PostgresApplicationRecorder):
                 )
         return dict(self._rows("SELECT name, value FROM {schema}.about"))
 
+    def served(self) -> bool:
+        """Whether a server is connected, by the name that it gives its connections."""
+        return bool(
+            self._rows(
+                "SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name = %s LIMIT 1",
+                (SERVER_NAME,),
+            )
+        )
+
     def distributable(self) -> bool:
         """Whether Citus is in the database."""
         return bool(self._rows("SELECT FROM pg_extension WHERE extname = 'citus'"))
@@ -434,6 +443,7 @@ _LOOK: LiteralString = (
     "UNION ALL SELECT NULL, stream, part, version, state FROM {schema}.states "
     "WHERE (stream, part) IN (SELECT * FROM unnest(%b::text[], %b::text[]))"
 )
+SERVER_NAME = "carbon-points serve"  # of a server's connections, for others to see
 _CHUNK = 400
 
 

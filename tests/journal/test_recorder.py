@@ -17,7 +17,8 @@ from eventsourcing.sqlite import SQLiteDatastore
 from psycopg.conninfo import conninfo_to_dict
 
 from carbon_points.journal.entry import Claim, Entry, StateRow, leaf_hash
-from carbon_points.journal.recorder import Contended, PostgresRecorder, Recorder, SQLiteRecorder
+from carbon_points.journal.journal import open_journal
+from carbon_points.journal.recorder import SERVER_NAME, Contended, PostgresRecorder, Recorder, SQLiteRecorder
 
 with pytest.MonkeyPatch.context() as patch:
     # The module of the library's cases wants its cipher, which wants a package that no recorder needs.
@@ -309,3 +310,17 @@ def test_what_was_appended_alone_is_gone_where_it_failed(two: tuple[Recorder, Re
         fail()
     assert theirs.append([event("a", 1)], [claim(1)], []) == 1
     assert mine.append([event("a", 2)], [], []) == 2
+
+
+def test_who_takes_in_a_file_sees_whether_a_server_works_on_the_database(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looking = open_journal(postgres_url, partitions=1)
+    assert not looking.served()
+    monkeypatch.setenv("PGAPPNAME", SERVER_NAME)
+    serving = open_journal(postgres_url)
+    serving.heads()
+    assert looking.served()
+    serving.close()
+    monkeypatch.delenv("PGAPPNAME")
+    looking.close()
