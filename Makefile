@@ -52,7 +52,8 @@ format: $(READY) ## write what can be put right without a thought
 	$(BIN)/ruff format
 
 bench: $(READY) ## what is measured, against what: bench/
-	@if [ -f bench/run.py ]; then $(BIN)/python bench/run.py $(ARGS); else echo "bench/run.py is not there yet"; fi
+	$(BIN)/python bench/run.py $(ARGS)
+	$(BIN)/python bench/terminals.py
 
 clean: ## take away what setup and test made; data folders stay
 	rm -rf .venv .uv .pytest_cache .ruff_cache .hypothesis dist
