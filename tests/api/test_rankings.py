@@ -187,6 +187,7 @@ def test_counters_tell_today_and_all_days(own_city: City, time: Clock) -> None:
     wrong = own_city.recorded(behaviour="green", quantity="5", unit="km", occurred_at="2025-06-16T11:00:00+08:00")
     own_city.recorded(behaviour="green", quantity="7", unit="km", occurred_at="2025-06-16T11:00:00+08:00")
     last = own_city.post(f"/v1/actions/{wrong['action_id']}/reversal", {"reason": "x"}, by="source")
+    own_city.settled()  # the position is of one partition, and the other cards lie in others
     found = own_city.done(own_city.get("/v1/city/now", by="terminal", min_position=position(last)))
     assert found["day"] == "2025-06-16"
     assert found["today"] == {"actions": 1, "reduction_mg": 7_000_000, "points": 700, "residents": 2}
