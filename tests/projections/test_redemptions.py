@@ -53,7 +53,8 @@ def test_its_status_follows_its_events(journal: Journal) -> None:
 
 def test_a_merchant_s_are_listed_in_the_order_of_their_places_by_status(at: Snapshot) -> None:
     everything = redemptions(at, "bakery")
-    assert {row.redemption_id for row in everything} == {"d1", "d3", "d5", "w1", *(f"o{n}" for n in (1, 2, 3, 4, 5, 7, 8))}
+    orders = {f"o{n}" for n in (1, 2, 3, 4, 5, 7, 8)}
+    assert {row.redemption_id for row in everything} == {"d1", "d3", "d5", "w1"} | orders
     expired = redemptions(at, "bakery", status="expired")
     assert [row.redemption_id for row in expired] == ["d3", "o7"]
     first = redemptions(at, "bakery", limit=1)
