@@ -31,7 +31,7 @@ QUICK = os.environ.get("BENCH") == "quick"
 SECONDS = 4 if QUICK else 12
 CONNECTIONS = 64
 TERMINALS = 20
-RESIDENTS = 6_000 if QUICK else 12_000
+RESIDENTS = 13_000 if QUICK else 40_000  # each shows a code once
 MERCHANT = "teahouse"
 console = Console()
 
