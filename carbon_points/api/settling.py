@@ -154,12 +154,12 @@ def close(
             _must_be_over(installation, day)
         if ends is None or attempt:  # who knows the ends has caught up with them, but not with whoever came between
             _caught_up(installation)
-        facts = _facts(installation, known, settlement_id, day, ends or Ends(installation.journal))
         try:
+            facts = _facts(installation, known, settlement_id, day, ends or Ends(installation.journal))
             return installation.write_now(
                 CloseSettlement(merchant=merchant, settlement_id=settlement_id, day=day), facts
             )
-        except SettlementOverlaps:
+        except (SettlementOverlaps, ApiError):  # the other: an entry came that the rows do not follow yet
             if attempt == TRIES - 1:
                 raise
     raise AssertionError("the last try returns or raises")

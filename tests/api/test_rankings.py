@@ -12,8 +12,8 @@ import redis
 from sqlalchemy import delete
 
 from carbon_points.api import rankings
-from carbon_points.projections.rankings import RANKED
-from tests.api.city import City, city_in, position, problem
+from carbon_points.projections.rankings import RANKED, positions
+from tests.api.city import City, city_in, position, problem, wait_for
 from tests.api.conftest import Founded
 from tests.conftest import Clock
 from tests.given import NOON
@@ -37,6 +37,9 @@ def peopled(city: City, residents: int = 12, county: str = "330503") -> tuple[li
             city.report(resident=card, behaviour="green", quantity=str(kilometres), unit="km"),
             by="source",
         )
+    city.settled()  # they lie in several partitions, and a position is of one
+    read = city.installation.read_model
+    wait_for(lambda: all(read.read(positions).get(p, 0) >= n for p, n in read.positions().items()))
     return made, position(answer)
 
 
