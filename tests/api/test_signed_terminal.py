@@ -16,8 +16,6 @@ from tests.api.city import City
 from tests.api.test_reference_terminal import Till
 from tests.conftest import PROJECT
 
-pytest.importorskip("carbon_points.api.terminals", reason="the server does not take signatures yet")
-
 VECTORS = PROJECT / "tests" / "vectors" / "terminal-signatures.json"
 
 

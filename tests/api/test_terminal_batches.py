@@ -8,8 +8,6 @@ import pytest
 from tests.api.city import City
 from tests.api.test_reference_terminal import Till
 
-pytest.importorskip("carbon_points.api.batches", reason="the server does not close batches yet")
-
 
 @pytest.fixture
 def till(own_city: City) -> Till:
