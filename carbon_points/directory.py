@@ -53,7 +53,6 @@ from carbon_points.sandbox import clock as sandbox_clock
 Role = Literal["source", "app", "terminal", "operator", "buyer", "auditor"]
 ROLES: tuple[Role, ...] = get_args(Role)
 KEY_PREFIX = {"live": "cp_live_", "test": "cp_test_"}  # of a key's secret, by the installation's mode
-REDEMPTIONS = "keys of redemptions"  # bound like subjects, for ever: they name nobody. No source's id has a space
 KEY_FILE = "subject.key"
 CACHED = 100_000
 FRESH_SECONDS = 5.0  # how long a revoked key may still be taken by another process
@@ -79,6 +78,12 @@ _keys = Table(
     Column("owner", String(129), nullable=False),
     Column("created_at", String(32), nullable=False),
     Column("revoked_at", String(32)),
+)
+_app_orders = Table(
+    "app_orders",
+    _metadata,
+    Column("redemption_id", String(32), primary_key=True),
+    Column("merchant", String(64), nullable=False),
 )
 _PARTS = (_metadata, payers.metadata, terminals.metadata, allowances.metadata)
 
@@ -196,7 +201,7 @@ class Directory:
         """Bind subjects to a resident who is known already, all or none. Raises SubjectBound."""
         hashes = [self._hash(source, subject) for subject in subjects]
         with self._engine.begin() as connection:
-            _insert_new(connection, [{"source": source, "subject": h, "resident": resident} for h in hashes])
+            _insert_new(connection, _bindings, [{"source": source, "subject": h, "resident": resident} for h in hashes])
             if set(_found(connection, source, hashes).values()) != {resident}:
                 raise SubjectBound(source=source)
 
@@ -205,9 +210,8 @@ class Directory:
 
         And the payment secret and allowances: a phone leads to nobody any more.
         """
-        theirs = (_bindings.c.resident == resident) & (_bindings.c.source != REDEMPTIONS)
         with self._engine.begin() as connection:
-            gone = connection.execute(_bindings.delete().where(theirs)).rowcount
+            gone = connection.execute(_bindings.delete().where(_bindings.c.resident == resident)).rowcount
             self.payers.erase(connection, resident)
             self.allowances.erase(connection, resident)
         with self._lock:
@@ -217,9 +221,23 @@ class Directory:
 
     def known_still(self, residents: Sequence[str]) -> set[str]:
         """Those of them whom a name or a call still leads to: not who was erased."""
-        theirs = _bindings.c.resident.in_(residents) & (_bindings.c.source != REDEMPTIONS)
+        theirs = _bindings.c.resident.in_(residents)
         with self._engine.connect() as connection:
             return set(connection.scalars(select(_bindings.c.resident).where(theirs).distinct()))
+
+    def app_order_at(self, redemption_id: str, merchant: str) -> str:
+        """At which merchant an app's key is used, for ever: at this one, unless it was used before.
+
+        An app may name any merchant, and their orders lie in partitions that know nothing of each other.
+        """
+        of_it = select(_app_orders.c.merchant).where(_app_orders.c.redemption_id == redemption_id)
+        with self._engine.begin() as connection:
+            known = connection.scalar(of_it)
+            if known is None:
+                _insert_new(connection, _app_orders, [{"redemption_id": redemption_id, "merchant": merchant}])
+                known = connection.scalar(of_it)
+        assert known is not None
+        return known
 
     def alias(self, resident: str, within: str) -> str:
         """What to call a resident before others: it tells nothing, and is another one within something else."""
@@ -379,15 +397,15 @@ def _bound(connection: Connection, source: str, made: dict[bytes, str]) -> dict[
         told = {"source": source, "subjects": list(made), "residents": list(made.values())}
         bound: dict[bytes, str] = dict(map(tuple, connection.execute(_BIND, told).all()))
     else:
-        _insert_new(connection, [{"source": source, "subject": h, "resident": r} for h, r in made.items()])
+        _insert_new(connection, _bindings, [{"source": source, "subject": h, "resident": r} for h, r in made.items()])
         bound = {}
     others = [h for h in made if h not in bound]
     return bound | _found(connection, source, others) if others else bound
 
 
-def _insert_new(connection: Connection, rows: Sequence[dict[str, object]]) -> None:
+def _insert_new(connection: Connection, table: Table, rows: Sequence[dict[str, object]]) -> None:
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    connection.execute(insert(_bindings).on_conflict_do_nothing(), rows)
+    connection.execute(insert(table).on_conflict_do_nothing(), rows)
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:

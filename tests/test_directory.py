@@ -96,6 +96,18 @@ class TestBindings:
         assert all(other == first for other in others)
         assert len(set(first.values())) == 50
 
+    def test_twenty_threads_and_two_processes_use_a_key_at_one_of_two_merchants(self, opening: Opening) -> None:
+        two = [opening(), opening()]
+        merchants = ["tea", "bakery"]
+
+        def ask(n: int) -> tuple[str, ...]:
+            return tuple(two[n % 2].app_order_at(f"rdm_{key}", merchants[n // 2 % 2]) for key in range(30))
+
+        with ThreadPoolExecutor(20) as threads:
+            told = set(threads.map(ask, range(20)))
+        assert len(told) == 1
+        assert set(told.pop()) <= set(merchants)
+
     def test_what_is_stored_is_neither_the_subject_nor_a_hash_that_others_could_make(
         self, directory: Directory, opening: Opening, url: str
     ) -> None:

@@ -58,6 +58,7 @@ from carbon_points.domain.account import (
     VoidHold,
 )
 from carbon_points.domain.event import Event, Id
+from carbon_points.domain.merchant import MerchantUnknown
 from carbon_points.domain.offer import DECLINES, ITEMS_MOST
 from carbon_points.domain.offline import CLAIM, CLOCK_SKEW
 from carbon_points.domain.order import OrderPlaced, PlaceOrder, Reason, ReversalMismatch, ReverseOrder
@@ -227,6 +228,8 @@ async def create_redemption(
 ) -> Response[RedemptionShown]:
     must_own(request.user, "terminal", f"{data.merchant}/{data.terminal}")
     redemption_id = redemption_id_of(request.user, idempotency_key)
+    if request.user.role != "terminal" and await _used_at(installation, redemption_id, data.merchant) != data.merchant:
+        raise Conflict(fields=["merchant"])
     resident, code = await _payer(installation, request.user, data, redemption_id)
     order = PlaceOrder(
         merchant=data.merchant,
@@ -244,6 +247,20 @@ async def create_redemption(
     if installation.sandbox and installation.sandbox.unanswered(data.code) and not held.outcome.replayed:
         await hung_up(request)
     return receipt(shown, held.outcome, created=202 if shown.status == "confirming" else 201)
+
+
+async def _used_at(installation: Installation, redemption_id: str, merchant: str) -> str:
+    """The merchant at which an app's key is used: this one, unless there was another. Raises MerchantUnknown.
+
+    A terminal's key is its own; an app's may meet itself at two merchants, whose partitions do not know of each other.
+    """
+
+    def used_at() -> str:
+        if not installation.journal.state(f"merchant/{merchant}").name:
+            raise MerchantUnknown(merchant=merchant)
+        return installation.directory.app_order_at(redemption_id, merchant)
+
+    return await asyncio.to_thread(used_at)
 
 
 async def _payer(installation: Installation, caller: Caller, data: Hold, redemption_id: str) -> tuple[str, str | None]:
@@ -565,7 +582,7 @@ async def reverse_redemption(
         raise ApiError("missing-field", "whose call it was: merchant and terminal")
     redemption_id = redemption_id_of(request.user, data.reference)
     if request.user.role != "terminal":
-        await _must_be_at(installation, redemption_id, merchant)
+        await _must_be_used_at(installation, redemption_id, merchant)
     command = ReverseOrder(
         merchant=merchant, terminal=terminal, redemption_id=redemption_id, reason=data.reason, **_asked(data)
     )
@@ -573,17 +590,14 @@ async def reverse_redemption(
     return receipt(_undone(redemption_id, event), outcome)
 
 
-async def _must_be_at(installation: Installation, redemption_id: str, merchant: str) -> None:
+async def _must_be_used_at(installation: Installation, redemption_id: str, merchant: str) -> None:
     """Whoever names the merchant may name another one, which knows nothing of the order. Raises ReversalMismatch."""
+    used_at = await _used_at(installation, redemption_id, merchant)
+    if used_at == merchant:
+        return
     placed = await asyncio.to_thread(installation.orders.placed, redemption_id)
-    if placed and placed.merchant != merchant:
-        raise ReversalMismatch(
-            points=placed.points,
-            offer=placed.offer,
-            items=placed.items,
-            merchant=placed.merchant,
-            terminal=placed.terminal,
-        )
+    told = {f: getattr(placed, f) for f in ("points", "offer", "items", "terminal")} if placed else {}
+    raise ReversalMismatch(merchant=used_at, **told)
 
 
 def _undone(redemption_id: str, event: Event | None) -> Undone:

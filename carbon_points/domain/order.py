@@ -36,8 +36,6 @@ class PlaceOrder(Command):
     `code`: the payment code that it uses up, by its step. `captured_offline_at`: when a terminal took it offline; then
     it is an allowance that it uses up, and the resident has agreed by asking for that."""
 
-    claimed_everywhere: ClassVar[bool] = True
-
     merchant: Id
     terminal: Id
     redemption_id: str

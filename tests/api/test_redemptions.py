@@ -60,6 +60,25 @@ class TestHolding:
             answer = city.post("/v1/redemptions", hold(resident, 30, **place), by="app", key=key)
             assert problem(answer, 422, "identity-reused")["facts"] == {"fields": fields}
 
+    def test_an_apps_key_is_used_at_one_merchant_though_its_call_was_refused_there(
+        self, city: City, resident: str
+    ) -> None:
+        key = city.name("key")
+        closed = city.post("/v1/redemptions", hold(resident, 30, terminal="t9"), by="app", key=key)
+        problem(closed, 404, "terminal-unknown")
+        mall = city.post("/v1/redemptions", hold(resident, 30, merchant="mall"), by="app", key=key)
+        assert problem(mall, 422, "identity-reused")["facts"] == {"fields": ["merchant"]}
+        undone = {"reference": key, "points": 30, "reason": "timeout", "merchant": "mall", "terminal": "t1"}
+        answer = city.post("/v1/redemptions/reversal", undone, by="app")
+        assert problem(answer, 409, "reversal-mismatch")["facts"] == {"merchant": "shop"}
+        assert city.post("/v1/redemptions", hold(resident, 30), by="app", key=key).status_code == 201
+
+    def test_a_merchant_that_is_none_uses_up_no_key(self, city: City, resident: str) -> None:
+        key = city.name("key")
+        nowhere = city.post("/v1/redemptions", hold(resident, 30, merchant="nowhere"), by="app", key=key)
+        problem(nowhere, 404, "merchant-unknown")
+        assert city.post("/v1/redemptions", hold(resident, 30), by="app", key=key).status_code == 201
+
     def test_a_used_key_is_refused_for_another_resident_in_whatever_partition(self, city: City, resident: str) -> None:
         key = city.name("key")
         city.post("/v1/redemptions", hold(resident, 30), by="terminal", key=key)

@@ -480,22 +480,6 @@ def test_every_number_in_the_log_matters(whole: Stored, tmp_path: Path) -> None:
             assert not stored.verify().ok, (type_name, name)
 
 
-@pytest.mark.xfail(strict=True, reason="an app's key at two merchants, at two servers at once, makes two orders")
-def test_an_id_that_two_servers_took_at_once_at_two_merchants_is_a_case_and_not_a_forgery(stored: Stored) -> None:
-    city = City(stored.url, china("2026-04-04T12:00"))
-    asked: dict[str, Any] = {"resident": CEM, "points": 1, "hold_seconds": 300}
-    for place in ("tea", "bakery"):  # each of them may be the one whose order is held
-        at = [{"merchant": name, "terminal": f"{name}-1", "redemption_id": f"z-{place}"} for name in ("tea", "bakery")]
-        with scenario.racing(city.journal):
-            for one in at:
-                city.do(PlaceOrder(**asked, **one))
-        held = next(one for one in at if one["merchant"] == place)
-        city.do(HoldPoints(**asked, **held, amount_fen=3 if place == "tea" else 4))
-    city.journal.close()
-    report = stored.verify()
-    assert (report.ok, report.first_wrong) == (True, None)
-
-
 @pytest.mark.parametrize("ended", ["voided", "expired", "declined", "reversed"])
 def test_an_order_that_says_nothing_was_sold_of_what_was_captured_is_found(stored: Stored, ended: str) -> None:
     """It would put what was sold back on the shelf, and leave the sale out of its batch."""

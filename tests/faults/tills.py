@@ -125,8 +125,11 @@ class Tills:
             terminal.resolve()
             resident = chance.randrange(RESIDENTS)
             phone = self.city.phones[resident]
-            # Of a minute that nobody else uses: three are good at a time, and each of them once.
-            code = codes.made(phone.handle, phone.secret, codes.step_at(datetime.now(UTC)) + chance.choice((-1, 0, 1)))
+            # Of a minute that nobody else uses: three are good at a time, and each of them once. The last minute's
+            # is shown in the first half of this one only, since it must still be good when a slow call arrives.
+            now = datetime.now(UTC)
+            earliest = -1 if now.second < 30 else 0
+            code = codes.made(phone.handle, phone.secret, codes.step_at(now) + chance.randint(earliest, 1))
             try:
                 self._customer(terminal, chance, code, self.city.residents[resident])
             except NotNow:
