@@ -20,7 +20,7 @@ from carbon_points.domain.event import Command, Event
 from carbon_points.domain.refusal import Conflict, Refusal
 from carbon_points.journal import codec
 from carbon_points.journal.entry import Claim, Entry, StateRow, claim_key
-from carbon_points.journal.recorder import Contended, Recorder, Unreachable
+from carbon_points.journal.recorder import Claimed, Contended, Recorder, Unreachable
 from carbon_points.journal.streams import (
     Kind,
     State,
@@ -41,6 +41,7 @@ CLOCK_BEHIND_MOST = timedelta(seconds=30)  # behind the newest entry; the verifi
 PAUSE_MOST_SECONDS = 0.05  # between two of them, so that busy processes do not keep meeting
 RECONNECTS = 2
 RECONNECT_MOST_SECONDS = 10.0  # after which no try is begun anew
+LOOKS = 100  # batches that look for their identities first, after one of those was found
 AWAY_SECONDS = 1.0  # in which others are told what one has found out by waiting
 
 
@@ -110,7 +111,7 @@ class Batch:
         self.used: set[str] = set()  # streams
         self.outcomes: list[Outcome] = []
         self.kept: dict[str, int] = {}  # streams that it only looked at, in memory, and the version it found
-        self.refused: list[bytes] = []  # identities of commands that were refused
+        self.unsure: list[bytes] = []  # identities of commands that append nothing: perhaps used before
         self.rows: list[StateRow] = []
         self.events: list[StoredEvent] = []
         self.claims: dict[bytes, Claim] = {}
@@ -159,6 +160,7 @@ class Partition:
         self._size = 0
         self.crowded = False  # a state has outgrown memory, and is used again by the batch that was decided since
         self.turn = _Turn()
+        self._looks = 0  # batches that are still to look for their identities before they are decided
         self._away = ("", 0.0)  # why the last batch could not be written, and until when nobody tries again
 
     def commit(self, writes: Sequence[Write]) -> list[Outcome]:
@@ -172,8 +174,8 @@ class Partition:
     def retried(self, writes: Sequence[Write], failed: Exception | None = None, begun: float = 0.0) -> list[Outcome]:
         """The same by whoever has the turn. `failed` is what met the first try, `begun` when that was."""
         begun = begun or time.monotonic()
-        if failed is not None:  # what it decided is in memory, and nowhere else
-            self.drop()
+        if isinstance(failed, Claimed):  # it did not look: this time it does
+            failed = None
         why, until = self._away
         if begun < until:  # whoever waited meanwhile would else find it out one after another
             raise Unavailable(why)
@@ -213,7 +215,7 @@ class Partition:
         return [outcome for write in writes for outcome in self.retried([write])]
 
     def _attempt(self, writes: Sequence[Write]) -> list[Outcome]:
-        batch = self.decided(writes)
+        batch = self.decided(writes, None, True)
         outcomes = self.appended(batch)
         self.forget(batch)
         return outcomes
@@ -223,10 +225,27 @@ class Partition:
         self._loaded.clear()
         self._size, self.crowded = 0, False
 
-    def decided(self, writes: Sequence[Write], before: Batch | None = None) -> Batch:
+    def undo(self, failed: Exception, *batches: Batch) -> None:
+        """What these decided is in memory, and nowhere else, since one of them failed.
+
+        Where an identity was found, that is all: what others left in memory is as good as before.
+        """
+        if not isinstance(failed, Claimed):
+            self.drop()
+            return
+        self._looks = LOOKS
+        for stream in {stream for batch in batches for stream in batch.used}:
+            if loaded := self._loaded.pop(stream, None):
+                self._size -= loaded.counted
+        self.crowded = False
+
+    def decided(self, writes: Sequence[Write], before: Batch | None = None, careful: bool = False) -> Batch:
         """Decide, in order, on the states as they are in memory or in the database.
 
         `before` may not be appended yet; it will be, or this batch is not either. Raises Repeated, before anything.
+
+        Identities are nearly always new, and the append finds those that are not: they are looked for beforehand only
+        where that costs no round trip of its own, where one was found lately, or by who is `careful`.
         """
         why, until = self._away
         if time.monotonic() < until:
@@ -244,9 +263,13 @@ class Partition:
             for w, stream, kind in zip(writes, streams, kinds, strict=True)
         ]
         wanted = self._missing(needed, batch)
-        claims, rows = self.recorder.look(list(asked), wanted)
-        self._fill(self._loaded, rows)
-        known = {claim.key: claim for claim in claims}
+        everywhere = bool(self.others) and any(w.command.claimed_everywhere for w in writes)
+        known = dict[bytes, Claim]()
+        if careful or wanted or everywhere or self._looks:
+            claims, rows = self.recorder.look(list(asked), wanted)
+            self._fill(self._loaded, rows)
+            known = {claim.key: claim for claim in claims}
+            self._looks = LOOKS if known else max(self._looks - 1, 0)
         replays = {(claim.stream, claim.version) for claim in known.values()}
         earlier = self.recorder.read_at(sorted(replays)) if replays else {}
         wide = [k for w, k in zip(writes, keys, strict=True) if k and w.command.claimed_everywhere and k not in known]
@@ -258,25 +281,27 @@ class Partition:
             self._decide(write, stream, pair, known, earlier, batch)
             for write, stream, pair in zip(writes, streams, zip(keys, uses, strict=True), strict=True)
         ]
-        for outcome, key in zip(batch.outcomes, keys, strict=True):
+        for outcome, key, use in zip(batch.outcomes, keys, uses, strict=True):
             if not outcome.refusal and not outcome.replayed:
                 continue
             loaded = self._loaded.get(outcome.stream)
             if loaded and loaded.read_by is not batch and outcome.stream not in batch.touched:
                 batch.kept[outcome.stream] = loaded.version
-            if outcome.refusal and key and key not in known:
-                batch.refused.append(key)
+            if outcome.refusal or not outcome.events:
+                batch.unsure += [each for each in (key, use) if each and each not in known]
         self._encode(batch)
         return batch
 
     def appended(self, batch: Batch) -> list[Outcome]:
         """Append what was decided, durably: the outcomes. Needs nothing of what is in memory."""
-        if batch.kept:  # nothing is appended to them: nothing else would notice that another process wrote them
-            stored = {row.stream: row.version for row in self.recorder.states([(stream, "") for stream in batch.kept])}
+        if batch.kept or batch.unsure:
+            # Of what nothing is appended to, nothing else would notice that another process wrote it meanwhile.
+            claims, rows = self.recorder.look(batch.unsure, [(stream, "") for stream in batch.kept])
+            stored = {row.stream: row.version for row in rows}
             if any(stored.get(stream, 0) != version for stream, version in batch.kept.items()):
                 raise _Stale
-        if batch.refused and self.recorder.claimed(batch.refused):
-            raise _Stale  # it came in meanwhile by another process: the answer is the earlier one, not a refusal
+            if claims:
+                raise Claimed  # the answer is the earlier one, not a refusal
         first = 0
         if batch.events:
             first = self.recorder.append(batch.events, list(batch.claims.values()), batch.rows) - len(batch.events)

@@ -9,21 +9,31 @@ import sqlite3
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, LiteralString, Protocol
+from weakref import WeakSet
 
 from eventsourcing.persistence import IntegrityError, InterfaceError, OperationalError, StoredEvent
 from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastore
 from eventsourcing.sqlite import SQLiteApplicationRecorder, SQLiteCursor, SQLiteDatastore
 from eventsourcing.utils import retry
-from psycopg import Cursor
+from psycopg import Connection
+from psycopg import OperationalError as ConnectionLost
+from psycopg.errors import error_from_result
+from psycopg.pq import DiagnosticField, ExecStatus
+from psycopg.pq.abc import PGresult
 from psycopg.rows import DictRow, tuple_row
 from psycopg.sql import SQL, Composed, Identifier
 
+from carbon_points.journal import arrays
 from carbon_points.journal.entry import Claim, Entry, StateRow, leaf_hash
 
 # Claims of an append that were used meanwhile, or a stream version that another process wrote.
 Contended = IntegrityError
 # The database did not answer, or not in time. What was asked may or may not have happened: the claims tell.
 Unreachable = OperationalError
+
+
+class Claimed(Contended):
+    """One of the append's identities was used before, by whomever: nothing else need be wrong."""
 
 
 class Recorder(Protocol):
@@ -109,7 +119,7 @@ class SQLiteRecorder(SQLiteApplicationRecorder):
         return range(last - len(stored_events) + 1, last + 1)
 
     def append(self, events: Sequence[StoredEvent], claims: Sequence[Claim], states: Sequence[StateRow]) -> int:
-        """The position of the last event. Raises Contended or Unreachable, and then nothing was written."""
+        """The position of the last event. Raises Contended, Claimed or Unreachable, and then nothing was written."""
         with self._writing() as cursor:
             cursor.execute("UPDATE counter SET n = n + ? RETURNING n", (len(events),))
             last: int = cursor.fetchone()[0]
@@ -221,7 +231,8 @@ class PostgresRecorder(PostgresApplicationRecorder):
 
     def __init__(self, datastore: PostgresDatastore, *, events_table_name: str = "entries", partition: int = 0) -> None:
         self.partition = partition
-        self._held: Cursor[DictRow] | None = None
+        self._held: Connection[DictRow] | None = None
+        self._prepared = WeakSet[Connection[DictRow]]()
         super().__init__(datastore, events_table_name=events_table_name)
         self._schema = Identifier(datastore.schema)
         self._table = Identifier(events_table_name)
@@ -240,7 +251,7 @@ class PostgresRecorder(PostgresApplicationRecorder):
         return range(last - len(stored_events) + 1, last + 1)
 
     def append(self, events: Sequence[StoredEvent], claims: Sequence[Claim], states: Sequence[StateRow]) -> int:
-        """The position of the last event. Raises Contended or Unreachable; after Unreachable the claims tell.
+        """The position of the last event. Raises Contended, Claimed or Unreachable; after the last the claims tell.
 
         One statement is one transaction and one round trip. All of it reads the counter's new value, so the counter's
         lock comes before any other.
@@ -248,36 +259,39 @@ class PostgresRecorder(PostgresApplicationRecorder):
         kept = [s for s in states if s.kept]
         new = [s for s in states if not s.kept] if len(kept) < len(states) else []
         params = (
-            len(events),
-            len(events),
-            [str(e.originator_id) for e in events],
-            [e.originator_version for e in events],
-            [e.topic for e in events],
-            [e.state for e in events],
-            [self._leaf(e) for e in events],
-            [c.key for c in claims],
-            [c.stream for c in claims],
-            [c.version for c in claims],
+            arrays.bigint(len(events)),
+            arrays.of_text([str(e.originator_id) for e in events]),
+            arrays.of_bigint([e.originator_version for e in events]),
+            arrays.of_text([e.topic for e in events]),
+            arrays.of_bytea([e.state for e in events]),
+            arrays.of_bytea([self._leaf(e) for e in events]),
+            arrays.of_bytea([c.key for c in claims]),
+            arrays.of_text([c.stream for c in claims]),
+            arrays.of_bigint([c.version for c in claims]),
             *_columns(new),
             *_columns(kept),
         )
         if self._held is not None:
             return self._last(self._held, params)
-        with self.datastore.get_connection() as connection, connection.cursor() as cursor:
-            return self._last(cursor, params)
+        with self.datastore.get_connection() as connection:
+            return self._last(connection, params)
 
-    def _last(self, cursor: Cursor[DictRow], params: Sequence[Any]) -> int:
-        cursor.execute(self._append, params, prepare=True, binary=True)
-        row = cursor.fetchone()
-        assert row is not None, "the counter has its one row"
-        return int(row["last"])
+    def _last(self, connection: Connection[DictRow], params: Sequence[bytes]) -> int:
+        """Straight to the server: of what a cursor does, this statement needs nothing."""
+        if connection not in self._prepared:
+            _good(connection.pgconn.prepare(_APPEND_NAME, self._append), ExecStatus.COMMAND_OK)
+            self._prepared.add(connection)
+        told = connection.pgconn.exec_prepared(_APPEND_NAME, params, _BINARY, 1)
+        last = _good(told, ExecStatus.TUPLES_OK).get_value(0, 0)
+        assert last is not None, "the counter has its one row"
+        return int.from_bytes(last)
 
     @contextmanager
     def alone(self) -> Generator[None]:
         """Keep every other writer of this partition away: what is read meanwhile is what the append will meet."""
         with self.datastore.transaction(commit=True) as cursor:
             cursor.execute(self._sql("SELECT n FROM {schema}.counter FOR UPDATE"))
-            self._held = cursor
+            self._held = cursor.connection
             try:
                 yield
             finally:
@@ -421,34 +435,53 @@ _POSTGRES_TABLES: tuple[LiteralString, ...] = (
     ),
     "CREATE TABLE IF NOT EXISTS {schema}.about (name text PRIMARY KEY, value text NOT NULL)",
 )
+_APPEND_NAME = b"append"
 _APPEND: LiteralString = (
-    "WITH c AS (UPDATE {schema}.counter SET n = n + %b::bigint RETURNING n), "
+    "WITH c AS (UPDATE {schema}.counter SET n = n + $1::bigint RETURNING n), "
     "e AS (INSERT INTO {schema}.{entries} "
     "(notification_id, originator_id, originator_version, topic, state, leaf) "
-    "SELECT c.n - %b::bigint + u.i, u.stream, u.version, u.topic, u.state, u.leaf FROM c, "
-    "unnest(%b::text[], %b::bigint[], %b::text[], %b::bytea[], %b::bytea[]) WITH ORDINALITY "
+    "SELECT c.n - $1 + u.i, u.stream, u.version, u.topic, u.state, u.leaf FROM c, "
+    "unnest($2::text[], $3::bigint[], $4::text[], $5::bytea[], $6::bytea[]) WITH ORDINALITY "
     "AS u (stream, version, topic, state, leaf, i)), "
-    "k AS (INSERT INTO {schema}.claims SELECT u.* FROM c, unnest(%b::bytea[], %b::text[], %b::bigint[]) AS u), "
+    "k AS (INSERT INTO {schema}.claims SELECT u.* FROM c, unnest($7::bytea[], $8::text[], $9::bigint[]) AS u), "
     "s AS (INSERT INTO {schema}.states "
-    "SELECT u.* FROM c, unnest(%b::text[], %b::text[], %b::bigint[], %b::bytea[]) AS u "
+    "SELECT u.* FROM c, unnest($10::text[], $11::text[], $12::bigint[], $13::bytea[]) AS u "
     "ON CONFLICT (stream, part) DO UPDATE SET version = excluded.version, state = excluded.state), "
     # A row that is there: half of what it takes to try an insert first.
     "o AS (UPDATE {schema}.states AS s SET version = u.version, state = u.state "
-    "FROM c, unnest(%b::text[], %b::text[], %b::bigint[], %b::bytea[]) AS u (stream, part, version, state) "
+    "FROM c, unnest($14::text[], $15::text[], $16::bigint[], $17::bytea[]) AS u (stream, part, version, state) "
     "WHERE s.stream = u.stream AND s.part = u.part) "
     "SELECT n AS last FROM c"
 )
+_BINARY = (1,) * 17  # the form of each of its parameters
 _LOOK: LiteralString = (
     "SELECT key, stream, NULL AS part, version, NULL AS state FROM {schema}.claims WHERE key = ANY(%b::bytea[]) "
     "UNION ALL SELECT NULL, stream, part, version, state FROM {schema}.states "
     "WHERE (stream, part) IN (SELECT * FROM unnest(%b::text[], %b::text[]))"
 )
+_CLAIMS_KEY, _CLAIMS_COLUMN = b"claims_pkey", "claims.key"  # in what is said when an identity was used before
 SERVER_NAME = "carbon-points serve"  # of a server's connections, for others to see
 _CHUNK = 400
 
 
-def _columns(rows: Sequence[StateRow]) -> tuple[list[str], list[str], list[int], list[bytes]]:
-    return [r.stream for r in rows], [r.part for r in rows], [r.version for r in rows], [r.state for r in rows]
+def _columns(rows: Sequence[StateRow]) -> tuple[bytes, bytes, bytes, bytes]:
+    return (
+        arrays.of_text([r.stream for r in rows]),
+        arrays.of_text([r.part for r in rows]),
+        arrays.of_bigint([r.version for r in rows]),
+        arrays.of_bytea([r.state for r in rows]),
+    )
+
+
+def _good(result: PGresult, status: ExecStatus) -> PGresult:
+    """The result, if that is its status. Raises the driver's own error, and Claimed."""
+    if result.status == status:
+        return result
+    if not result.error_field(DiagnosticField.SQLSTATE):  # nobody answered
+        raise ConnectionLost(result.get_error_message())
+    if result.error_field(DiagnosticField.CONSTRAINT_NAME) == _CLAIMS_KEY:
+        raise Claimed(result.get_error_message())
+    raise error_from_result(result)
 
 
 def _chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
@@ -460,7 +493,7 @@ def _translated(error: BaseException) -> BaseException:
     """The library's own error for one of sqlite3's; any other as it is."""
     match error:
         case sqlite3.IntegrityError():
-            return Contended(error)
+            return (Claimed if _CLAIMS_COLUMN in str(error) else Contended)(error)
         case sqlite3.OperationalError() | sqlite3.DatabaseError():
             return Unreachable(error)
         case _:

@@ -58,7 +58,7 @@ class Writer:
                 ahead = None
                 continue  # with the same
             except Exception as error:  # noqa: BLE001  # tried again below, which knows what to do with which
-                self._settle(ahead)
+                self._settle(ahead, spoilt=True)
                 ahead = None
                 self._again(items, error, begun)
             else:
@@ -85,24 +85,33 @@ class Writer:
         try:
             self._append(batch, items)
         except Exception as error:  # noqa: BLE001  # as above
-            self._again(items, error, begun)
+            self._again(items, error, begun, batch)
         else:
             self._partition.forget(batch)
 
-    def _settle(self, ahead: _Appending | None, following: Batch | None = None) -> bool:
-        """Wait until it is appended, whatever that takes. Whether `following` was rightly decided meanwhile."""
+    def _settle(self, ahead: _Appending | None, following: Batch | None = None, *, spoilt: bool = False) -> bool:
+        """Wait until it is appended, whatever that takes. Whether `following` was rightly decided meanwhile.
+
+        `spoilt`: another was half decided, and has left in memory what nobody can undo.
+        """
         if ahead is None:
             return True
         if (error := ahead.done.exception()) is None:
             self._partition.forget(ahead.batch, following)
             return True
         assert isinstance(error, Exception)
-        self._again(ahead.items, error, ahead.begun)
+        if spoilt:
+            self._partition.drop()
+        self._again(ahead.items, error, ahead.begun, *((ahead.batch, following) if following else (ahead.batch,)))
         return False
 
-    def _again(self, items: Sequence[Item], failed: Exception | None = None, begun: float = 0.0) -> None:
-        """Decide and append them by themselves."""
+    def _again(
+        self, items: Sequence[Item], failed: Exception | None = None, begun: float = 0.0, *undone: Batch
+    ) -> None:
+        """Decide and append them by themselves. `undone` were decided, and will not be appended."""
         outcomes: Sequence[Outcome | Exception]
+        if failed is not None:
+            self._partition.undo(failed, *undone)
         try:
             outcomes = self._partition.retried([item.write for item in items], failed, begun)
         except Exception as error:  # noqa: BLE001  # every waiting caller gets it; the thread lives on
