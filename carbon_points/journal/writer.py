@@ -58,7 +58,7 @@ class Writer:
                 ahead = None
                 continue  # with the same
             except Exception as error:  # noqa: BLE001  # tried again below, which knows what to do with which
-                self._settle(ahead, spoilt=True)
+                self._settle(ahead)
                 ahead = None
                 self._again(items, error, begun)
             else:
@@ -89,19 +89,14 @@ class Writer:
         else:
             self._partition.forget(batch)
 
-    def _settle(self, ahead: _Appending | None, following: Batch | None = None, *, spoilt: bool = False) -> bool:
-        """Wait until it is appended, whatever that takes. Whether `following` was rightly decided meanwhile.
-
-        `spoilt`: another was half decided, and has left in memory what nobody can undo.
-        """
+    def _settle(self, ahead: _Appending | None, following: Batch | None = None) -> bool:
+        """Wait until it is appended, whatever that takes. Whether `following` was rightly decided meanwhile."""
         if ahead is None:
             return True
         if (error := ahead.done.exception()) is None:
             self._partition.forget(ahead.batch, following)
             return True
         assert isinstance(error, Exception)
-        if spoilt:
-            self._partition.drop()
         self._again(ahead.items, error, ahead.begun, *((ahead.batch, following) if following else (ahead.batch,)))
         return False
 

@@ -6,6 +6,7 @@ for in the others.
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from time import sleep
 from typing import Any
 
 import pytest
@@ -204,7 +205,7 @@ def test_a_mistake_while_a_repeat_is_appended_leaves_nothing_half_decided_in_mem
     appending = Appending(mine)
     waiting = two_batches(mine, appending, ride("2"), ride("3"))  # the second report of the second batch fails
     while mine.journal._waiting[0]._count:
-        pass
+        sleep(0.001)
     appending.go.set()
     outcomes = [answer.result(30) for answer in waiting]
     assert [type(o.failure) for o in outcomes] == [type(None)] * 3 + [ZeroDivisionError]
