@@ -87,9 +87,12 @@ class PostgreSQL:
         assert self._process is not None
         postmaster = psutil.Process(self._process.pid)
         postmaster.suspend()  # it would make new children of those that die
-        for process in [*postmaster.children(recursive=True), postmaster]:
+        children = postmaster.children(recursive=True)
+        for process in [*children, postmaster]:
             process.kill()
         self._process.wait()
+        # On a busy machine one may die late, and as long as it holds their shared memory no server starts here again.
+        wait_for(lambda: not any(map(_lives, children)), 60, "each of them is dead")
 
     def stop(self) -> None:
         """Fast: open transactions are rolled back, connections closed."""
@@ -100,6 +103,14 @@ class PostgreSQL:
     @property
     def runs(self) -> bool:
         return self._process is not None and self._process.poll() is None
+
+
+def _lives(process: psutil.Process) -> bool:
+    """Whoever has no parent left to ask how it ended may stay a name in the system's table, and holds nothing."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 class Server:
