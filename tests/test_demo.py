@@ -137,7 +137,8 @@ def test_asked_to_stay_it_tells_its_address_and_keys_and_leaves_nothing_behind(t
         closes(json.loads(process.stdout.readline()))
         said = ""
         while "huzhou-bus-coupon/t1" not in said:
-            assert (line := process.stderr.readline()), said
+            line = process.stderr.readline()
+            assert line, said
             said += line
         [url] = set(re.findall(r"up at (http://\S+?),", said.replace("\n", " ")))
         [folder] = re.findall(r"from (/\S+)", said)
