@@ -30,12 +30,21 @@ SHOWN = {
 
 @contextmanager
 def demo(*arguments: str | Path) -> Iterator["subprocess.Popen[str]"]:
-    """The command as a stranger types it; whatever is set here for other installations is none of its business."""
+    """The command as a stranger types it; whatever is set here for other installations is none of its business, nor
+    that the tests may run where nobody interrupts them, in the background. However a test ends, so does it."""
     command = [sys.executable, "-m", "carbon_points", "demo", "--json", *map(str, arguments)]
     environment = os.environ | {"CARBON_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/x", "CARBON_PORT": "wrong"}
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
-        yield process
+    here = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=pipe, stderr=pipe, text=True)
+    finally:
+        signal.signal(signal.SIGINT, here)
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def figures(*arguments: str | Path) -> Any:
@@ -128,7 +137,9 @@ def test_asked_to_stay_it_tells_its_address_and_keys_and_leaves_nothing_behind(t
         closes(json.loads(process.stdout.readline()))
         said = ""
         while "huzhou-bus-coupon/t1" not in said:
-            said += process.stderr.readline()
+            line = process.stderr.readline()
+            assert line, said
+            said += line
         [url] = set(re.findall(r"up at (http://\S+?),", said.replace("\n", " ")))
         [folder] = re.findall(r"from (/\S+)", said)
         key = re.search(r"auditor\s+(cp_live_\S+)", said)

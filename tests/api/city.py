@@ -260,7 +260,8 @@ def _answers(http: httpx.Client) -> bool:
         return False
 
 
-def wait_for(promised: Callable[[], object], seconds: float = 30) -> None:
+def wait_for(promised: Callable[[], object], seconds: float = 120) -> None:
+    """Until it is so. How soon is no promise here: the seconds are those after which it never will be."""
     deadline = monotonic() + seconds
     while not promised():
         assert monotonic() < deadline, "it did not happen in time"

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.api.city import City, city_in, served
+from carbon_points.projections.rankings import making
+from tests.api.city import City, city_in, served, wait_for
 from tests.conftest import Clock
 from tests.given import NOON
 
@@ -25,6 +26,7 @@ def city(founded: Founded, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     """One city for all tests that mind their own residents only, on 15 June 2025."""
     folder = Path(shutil.copytree(founded[0], tmp_path_factory.mktemp("city") / "data"))
     with city_in({"CARBON_DATA_DIR": str(folder)}, NOON, founded[1]) as running:
+        wait_for(lambda: not running.installation.read_model.read(making))  # before its first rankings there are none
         yield running
 
 

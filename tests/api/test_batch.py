@@ -222,10 +222,13 @@ class TestStreaming:
             call.socket.close()  # with a reset, not a farewell
         wait_for(lambda: quiet(served_city))
         taken = set(records(served_city, source))
-        assert reports[0]["record_id"] in taken
-        assert taken <= {report["record_id"] for report in reports[:2_400]}
         found = verdicts(served_city, b"".join(lines), by="leaving")
-        assert Counter(r["verdict"] for r in found) == Counter(accepted=2_500 - len(taken), duplicate=len(taken))
+        assert {r["verdict"] for r in found} == {"accepted", "duplicate"}
+        # On a busy machine one of the calls may have been on its way still.
+        known = {r["record_id"] for r in found if r["verdict"] == "duplicate"}
+        assert reports[0]["record_id"] in known
+        assert taken <= known <= {report["record_id"] for report in reports[:2_400]}
+        assert Counter(records(served_city, source)) == Counter(report["record_id"] for report in reports)
 
 
 def quiet(city: City) -> bool:

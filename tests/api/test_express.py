@@ -13,17 +13,26 @@ from typing import Any
 import msgspec
 import pytest
 
+from carbon_points import directory as of_directory
 from carbon_points.api import actions, express
 from carbon_points.journal.partition import Partition
-from tests.api.city import Answer, City, apart
+from tests.api.city import Answer, City, apart, wait_for
 from tests.api.conftest import Founded
 
 MINE = ("x-request-id", "date")  # of each call its own
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """How many reports went which way."""
+def city(served_city: City) -> City:
+    """The short way is the server's: there is none without."""
+    return served_city
+
+
+@pytest.fixture
+def calls(city: City, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """How many reports went which way. A key that was known a moment ago is known, however slow the machine is."""
+    monkeypatch.setattr(of_directory, "FRESH_SECONDS", 600.0)
+    city.installation.directory._callers.clear()
     counted = {"express": 0, "handler": 0}
     ask, record = express.Express._ask, actions.record
 
@@ -38,12 +47,6 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     monkeypatch.setattr(express.Express, "_ask", asking)
     monkeypatch.setattr(actions, "record", recording)
     return counted
-
-
-@pytest.fixture
-def city(served_city: City) -> City:
-    """The short way is the server's: there is none without."""
-    return served_city
 
 
 def both(city: City, raw: bytes, by: str = "source") -> tuple[Answer, Answer]:
@@ -262,6 +265,15 @@ def test_a_refusal_does_not_start_the_clock_of_a_quiet_caller_while_the_next_cal
     assert re.findall(rb"HTTP/1.1 ([0-9]+) ", told) == [b"400", b"201"]
 
 
+def refused(place: tuple[str, int]) -> bool:
+    """Whether nobody listens there any more: a server that stops ends the calls that are there, and takes no others."""
+    try:
+        socket.create_connection(place, 30).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
 def test_a_report_that_is_half_here_when_the_server_is_told_to_stop_is_answered_once_its_rest_comes(
     founded: Founded, tmp_path: Path
 ) -> None:
@@ -273,9 +285,10 @@ def test_a_report_that_is_half_here_when_the_server_is_told_to_stop_is_answered_
         with socket.create_connection(place, 30) as one, socket.create_connection(place, 30) as other:
             for connection, report in ((one, goes_on), (other, leaves)):
                 connection.sendall(raw(city, msgspec.json.encode(report))[:-20])
-            sleep(0.2)  # it has read them
+            for _ in range(2):  # in the first of its turns it accepts them, in the next at the latest it has read them
+                city.get("/v1/actions", by="source")
             process.terminate()
-            sleep(0.2)
+            wait_for(lambda: refused(place))
             one.sendall(msgspec.json.encode(goes_on)[-20:])
             told = b"".join(iter(lambda: one.recv(65_536), b""))
         assert told.startswith(b"HTTP/1.1 201 ")

@@ -398,7 +398,7 @@ class TestEachNight:
         nightly = Nightly(set_to(own_city, settle_at="02:30"))
         nightly.start()
         try:
-            wait_for(lambda: listed(own_city, merchant) == [("2025-06-15", 20, False)], 10)
+            wait_for(lambda: listed(own_city, merchant) == [("2025-06-15", 20, False)])
         finally:
             nightly.stop()
         assert "trying again" in caplog.text

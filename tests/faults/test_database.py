@@ -5,9 +5,9 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from time import monotonic, sleep
+from time import sleep
 from typing import Any
 
 import httpx
@@ -23,8 +23,7 @@ from tests.faults.servers import PostgreSQL, Server, journal_at, running, wait_f
 RECOVERS_WITHIN = 15.0
 SLOWEST = 50.0  # seconds: three tries of three reads that wait five for a connection, and a little
 AWAY = 67  # seconds: one whose pauses double has then just asked in vain, and would not again for a minute
-LOCK_MS = 100  # in place of the program's own seconds, so that a test need not wait for them
-QUICK = f"?options=-c%20lock_timeout%3D{LOCK_MS}"
+QUICK, SOON = (f"?options=-c%20lock_timeout%3D{ms}" for ms in (100, 2_000))  # ms, for the program's own seconds
 
 
 def must_be_whole(place: Place, server: Server, told: Told) -> None:
@@ -95,17 +94,18 @@ def test_while_the_database_is_away_for_a_minute_many_callers_are_told_in_time_a
 def no_connection_left(postgres: PostgreSQL, of: str) -> Iterator[None]:
     """Strangers hold every connection that the server has, and those of one database are ended."""
     with ExitStack() as held:
-        deadline = monotonic() + 20
         first = held.enter_context(psycopg.connect(postgres.url, autocommit=True))
-        while monotonic() < deadline:
-            try:
-                held.enter_context(psycopg.connect(postgres.url))
-            except psycopg.OperationalError:
-                ended = first.execute(
-                    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = %s", (of,)
-                ).fetchone()
-                if ended == (0,):
-                    break
+
+        def none_is_left() -> bool:
+            with suppress(psycopg.OperationalError):
+                while True:
+                    held.enter_context(psycopg.connect(postgres.url))
+            ended = first.execute(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = %s", (of,)
+            ).fetchone()
+            return ended == (0,)
+
+        wait_for(none_is_left, 120, "strangers hold every connection")
         yield
 
 
@@ -232,16 +232,17 @@ def test_a_stranger_who_holds_a_lock_makes_nobody_wait_for_ever(place: Place, lo
 
 
 def test_a_stranger_who_locks_the_directory_makes_no_other_caller_wait(place: Place) -> None:
-    server = place.server(through=place.url + QUICK)
+    server = place.server(through=place.url + SOON)
     with running(server), reporting(server, place) as source, psycopg.connect(place.url) as stranger:
         assert accepted(source, "before")
         stranger.execute("LOCK TABLE directory.keys IN ACCESS EXCLUSIVE MODE")
+        behind = "SELECT 1 FROM pg_locks WHERE relation = 'directory.keys'::regclass AND NOT granted"
         with ThreadPoolExecutor(1) as threads:
             unknown = {"Authorization": "Bearer cp_live_nobody_has_this"}
             waiting = threads.submit(httpx.get, f"{server.url}/v1/actions", headers=unknown, timeout=20)
-            sleep(0.1)
-            assert not waiting.done()
+            wait_for(lambda: stranger.execute(behind).fetchone(), 30, "somebody waits for the stranger")
             lives(server)
+            assert not waiting.done()
             assert waiting.result().status_code == 503
         stranger.rollback()
         assert accepted(source, "after")

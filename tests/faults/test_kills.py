@@ -13,7 +13,7 @@ from tests.faults.conftest import Place
 from tests.faults.load import Load, must_hold, must_repeat
 from tests.faults.servers import PostgreSQL, journal_at, running, wait_for
 
-KILLS, KILLS_LONG = 4, 200
+KILLS, KILLS_LONG = 3, 200
 RECOVERS_WITHIN = 15.0  # seconds after the database is there again
 
 

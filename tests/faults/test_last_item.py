@@ -82,14 +82,14 @@ def test_the_last_item_is_never_sold_twice_under_fifty_concurrent_terminals(plac
 
         held = sold_once(0)
         assert tills[1].post(f"/v1/redemptions/{held['redemption_id']}/void").status_code == 201
-        wait_for(lambda: left() == 1, 5, "what was voided is back")
+        wait_for(lambda: left() == 1, 60, "what was voided is back")
         body = {"resident": resident(0), "merchant": "shop", "terminal": "t0", "offer": "tea", "hold_seconds": 1}
         assert tills[0].post("/v1/redemptions", json=body, headers={"Idempotency-Key": "1"}).status_code == 201
-        wait_for(lambda: left() == 1, 10, "what ran out is back")
+        wait_for(lambda: left() == 1, 60, "what ran out is back")
         bought = sold_once(2, capture=True)
         refund = f"/v1/redemptions/{bought['redemption_id']}/refunds"
         assert tills[2].post(refund, json={"points": 20}, headers={"Idempotency-Key": "f"}).status_code == 201
-        wait_for(lambda: left() == 1, 5, "what was refunded is back")
+        wait_for(lambda: left() == 1, 60, "what was refunded is back")
         assert tills[0].get(OFFER).json()["sold"] == 0
         for till in tills:
             till.close()

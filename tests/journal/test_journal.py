@@ -367,7 +367,9 @@ def test_what_waits_together_is_committed_together_and_each_gets_its_own_answer(
         return append(happened, claims, states)
 
     recorder.append = counted  # pyright: ignore[reportAttributeAccessIssue]
-    waiting = [city.journal.submit(city.write(ride(str(n)))) for n in range(300)]
+    writes = [city.write(ride(str(n))) for n in range(300)]
+    with city.journal.partition_of("res_1").turn:  # the writer is busy, so that they do wait
+        waiting = [city.journal.submit(write) for write in writes]
     outcomes = [answer.result(timeout=60) for answer in waiting]
     assert [o.events[-1].record_id for o in outcomes] == [str(n) for n in range(300)]  # pyright: ignore[reportAttributeAccessIssue]
     assert [o.position for o in outcomes] == sorted(o.position for o in outcomes)

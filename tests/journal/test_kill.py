@@ -1,5 +1,6 @@
 """A process may be killed at any moment: what it acknowledged is there, once, and what it did not may be sent again."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -8,27 +9,35 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from carbon_points.domain.account import ActionCredited
+from tests.api.city import wait_for
 from tests.conftest import PROJECT
 from tests.given import ride
 from tests.journal.city import City, balances, entries, events, folded, opened
 from tests.journal.writer import BATCH
 
 KILLS = 5
+TO_BE_KILLED = "to be killed"  # a writer's connections
+OF_THE_KILLED = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = %s"
 
 
 def killed(url: str, first: int, after: int, pause: float) -> list[tuple[str, int, int]]:
     """What a writer acknowledged until it was killed: a while after it had said so many lines."""
     command = [sys.executable, "-m", "tests.journal.writer", url, str(first)]
-    with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True) as process:
+    named = os.environ | {"PGAPPNAME": TO_BE_KILLED}
+    with subprocess.Popen(command, cwd=PROJECT, env=named, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         said = [line for _, line in zip(range(after), process.stdout, strict=False)]
         time.sleep(pause)
         process.send_signal(signal.SIGKILL)
         said += process.stdout.readlines()
     assert process.returncode == -signal.SIGKILL
+    if url.startswith("postgresql"):  # the database goes on with what it was told last, and may be slow to
+        with psycopg.connect(url, autocommit=True) as database:
+            wait_for(lambda: database.execute(OF_THE_KILLED, [TO_BE_KILLED]).fetchone() == (0,))
     whole = [line.split() for line in said if line.endswith("\n")]
     return [(name, int(partition), int(position)) for name, partition, position in whole]
 

@@ -185,8 +185,8 @@ def server(*pieces: bytes, every: float) -> Iterator[str]:
     ("pieces", "every"),
     [
         ((), 0),
-        ((b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n", *[b"{"] * 9), 0.35),
-        ((b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n", *[b"{"] * 30), 0.1),
+        ((b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n", *[b"{"] * 99), 0.35),
+        ((b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n", *[b"{"] * 99), 0.1),
     ],
 )
 def test_an_answer_that_does_not_end_in_time_is_none(pieces: tuple[bytes, ...], every: float) -> None:
@@ -195,8 +195,8 @@ def test_an_answer_that_does_not_end_in_time_is_none(pieces: tuple[bytes, ...], 
         answer = transport.send(Request("POST", "/v1/redemptions", "key", BODY))
         took = monotonic() - begun
         transport.close()
-    assert isinstance(answer, NoAnswer)
-    assert 0.3 < took < 2, "the whole of it, not each of its parts"
+    assert isinstance(answer, NoAnswer), "the whole of it, not each of its parts: they all come, each in time"
+    assert 0.3 < took < 30, "a busy machine has its time, but it was not waited for"
 
 
 def test_an_answer_that_comes_in_time_is_read(tmp_path: Path) -> None:

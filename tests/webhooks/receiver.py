@@ -117,7 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.close_connection = True
         self.end_headers()
-        for _ in range(1_000):
+        for _ in range(60_000):
             self.wfile.write(b".")
             time.sleep(0.01)
 

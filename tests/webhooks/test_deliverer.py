@@ -179,11 +179,13 @@ class TestTrying:
     def test_whatever_is_not_2xx_in_time_is_tried_again(
         self, told: Told, receiver: Receiver, clock: Clock, monkeypatch: pytest.MonkeyPatch, said: Say, answer: str
     ) -> None:
-        monkeypatch.setattr(of_sending, "TIMEOUT_SECONDS", 0.2)
         endpoint = told.endpoint(receiver)
         receiver.says(said, 204)
         told.held(1)
-        told.deliverer.drain()
+        with monkeypatch.context() as hurried:
+            if said.before:  # whoever does answer may be slow here
+                hurried.setattr(of_sending, "TIMEOUT_SECONDS", 0.2)
+            told.deliverer.drain()
         [row] = told.rows(endpoint)
         assert (row.status, row.tries, row.answer) == ("waiting", 1, answer)
         clock.move(10 * SECOND)

@@ -166,13 +166,15 @@ def test_whatever_is_answered_is_the_answer_and_no_redirect_is_followed(status: 
         assert len(receiver.got) == 1
 
 
-@pytest.mark.parametrize("said", [Say(before=4), Say(drip=True, headers={"content-length": "1000"})])
+@pytest.mark.parametrize("said", [Say(before=600), Say(drip=True, headers={"content-length": "1000"})])
 def test_who_does_not_answer_in_time_has_not_answered(said: Say) -> None:
     with receiving() as receiver:
         receiver.says(said)
         begun = time.monotonic()
         assert sent(receiver.url, timeout=0.3).error == "no answer within 0.3 s"
-        assert time.monotonic() - begun < 3
+        assert time.monotonic() - begun < 30, (
+            "the first would take ten minutes, and the second is an answer in ten seconds"
+        )
 
 
 def test_a_body_without_end_is_not_read() -> None:
@@ -180,7 +182,7 @@ def test_a_body_without_end_is_not_read() -> None:
         receiver.says(Say(drip=True))
         begun = time.monotonic()
         assert sent(receiver.url) == Answer(200)
-        assert time.monotonic() - begun < 3
+        assert time.monotonic() - begun < 30, "all that it sends would take ten minutes"
 
 
 def test_nobody_there_is_an_answer_too() -> None:

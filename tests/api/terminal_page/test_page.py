@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser
 
-from tests.api.city import City
+from tests.api.city import City, wait_for
 from tests.api.terminal_page.conftest import standing_at
 from tests.api.terminal_page.till import Cashier, code_of
 
@@ -157,7 +157,7 @@ def test_a_page_that_was_closed_in_the_middle_finds_its_sale_again(cashier: Cash
     cashier.line.cut("pay", "hang")
     cashier.takes(120, code)
     cashier.sees("text=正在扣积分")
-    cashier.page.wait_for_timeout(200)
+    cashier.arrives("pay")
     cashier.page.reload()
     assert "成功" in cashier.outcome(within=10)
     assert len(cashier.line.named("pay")) == 1
@@ -168,6 +168,7 @@ def test_a_sale_is_written_down_before_it_is_sent_and_its_code_never(cashier: Ca
     cashier.line.cut("pay", "hang")
     cashier.takes(120, code)
     cashier.sees("text=正在扣积分")
+    cashier.arrives("pay")
     written = cashier.journal()
     assert '"phase":"paying"' in written
     assert str(cashier.line.named("pay")[0]) in written
@@ -311,7 +312,8 @@ def test_an_offer_is_chosen_paid_and_given_back_whole(cashier: Cashier, resident
     cashier.press("退积分")
     assert "已退积分" in cashier.outcome()
     assert left(cashier.city, resident) == POINTS
-    assert cashier.city.done(cashier.city.get(f"/v1/merchants/shop/offers/{name}"))["stock"] == 1
+    # The order takes it in a moment after the resident has the points.
+    wait_for(lambda: cashier.city.done(cashier.city.get(f"/v1/merchants/shop/offers/{name}"))["stock"] == 1)
 
 
 def test_a_suspended_terminal_says_so(phone: Cashier, code: str) -> None:

@@ -3,6 +3,7 @@
 import re
 from collections import deque
 from collections.abc import Callable
+from time import monotonic
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -45,6 +46,7 @@ class Line:
         self.cuts: dict[str, deque[Cut]] = {}
         self.always: dict[str, Cut] = {}
         self.kept: list[Callable[[], None]] = []
+        self.arrived: list[str] = []  # by name: calls that the server has answered, whoever heard of it
         self.under_way = 0
         context.route("**/v1/**", self._pass)
         context.on("request", lambda _: self._count(+1))
@@ -60,6 +62,7 @@ class Line:
         self.cuts.clear()
         self.always.clear()
         self.kept.clear()
+        self.arrived.clear()
         self.under_way = 0
 
     def named(self, name: str) -> list[str | None]:
@@ -82,6 +85,7 @@ class Line:
                 route.abort("connectionreset")
             case "hang":
                 route.fetch()
+                self.arrived.append(name)
                 self._count(-1)
             case "late":
                 answer = route.fetch()
@@ -152,6 +156,13 @@ class Cashier:
                 if self.line.under_way <= 0:
                     break
                 self.page.wait_for_timeout(STEP_MS)
+
+    def arrives(self, name: str) -> None:
+        """A call that hangs has come to the server, and was answered."""
+        deadline = monotonic() + 30
+        while name not in self.line.arrived:
+            assert monotonic() < deadline, f"no call to {name} came"
+            self.page.wait_for_timeout(STEP_MS)
 
     # -- what is done --------------------------------------------------------------------------------------------------
 
