@@ -120,7 +120,8 @@ class Agreement(Struct, frozen=True, forbid_unknown_fields=True):
 
 class RedemptionShown(Struct, frozen=True):
     """A redemption. `status`: none (it never came), confirming, held, declined, captured, partially_refunded, refunded,
-    voided, expired or reversed. Whose it is, and what is left, is told to apps only."""
+    voided, expired or reversed. `declined_because`: the code of the refusal, or not-agreed or not-agreed-in-time.
+    Whose it is, and what is left, is told to apps only."""
 
     redemption_id: str
     status: str
@@ -135,6 +136,7 @@ class RedemptionShown(Struct, frozen=True):
     refunded_fen: int = 0
     offer: str | UnsetType = UNSET
     items: int | UnsetType = UNSET
+    declined_because: str | UnsetType = UNSET
     resident: str | UnsetType = UNSET
     balance: Balance | UnsetType = UNSET
 
@@ -439,7 +441,11 @@ def _read(installation: Installation, caller: Caller, redemption_id: str) -> Red
     if redemption is None:
         raise account.RedemptionUnknown(redemption=redemption_id)
     at = installation.clock()
-    return _private(caller, _shown(redemption, at), known.id, account.balance(known, at))
+    shown = _shown(redemption, at)
+    if shown.status == "declined":
+        because = installation.orders.why_declined(known.id, redemption_id)
+        shown = structs.replace(shown, declined_because=because)
+    return _private(caller, shown, known.id, account.balance(known, at))
 
 
 @post(
@@ -635,9 +641,10 @@ async def confirm_redemption(
 def _agreed(redemption: Redemption, event: Event) -> RedemptionShown:
     """What the resident's word led to, whatever came later."""
     captured = event if isinstance(event, PointsCaptured) else None
+    declined = isinstance(event, HoldReleased)
     return RedemptionShown(
         redemption.id,
-        "captured" if captured else "declined" if isinstance(event, HoldReleased) else "held",
+        "captured" if captured else "declined" if declined else "held",
         redemption.merchant,
         redemption.terminal,
         redemption.points,
@@ -646,6 +653,7 @@ def _agreed(redemption: Redemption, event: Event) -> RedemptionShown:
         captured.points if captured else 0,
         captured.amount_fen if captured else 0,
         **_offered(redemption),
+        declined_because=account.NOT_AGREED if declined else UNSET,
     )
 
 

@@ -217,14 +217,18 @@ class Journal:
         """The entry that used an identity, in whichever partition it lies."""
         return self.find_key(claim_key(claim))
 
+    def find_beside(self, stream: str, claim: tuple[str, ...]) -> Entry | None:
+        """The same, where it can lie in a stream's partition only."""
+        return _claimed_in(self.partition_of(stream), claim_key(claim))
+
     def find_key(self, key: bytes) -> Entry | None:
         return next(self.find_all(key), None)
 
     def find_all(self, key: bytes) -> Iterator[Entry]:
         """Every entry that used an identity: one, unless processes that raced put it into several partitions."""
         for partition in self.partitions:
-            if found := partition.recorder.claimed([key]).get(key):
-                yield partition.recorder.read_at([(found.stream, found.version)])[(found.stream, found.version)]
+            if entry := _claimed_in(partition, key):
+                yield entry
 
     def entries(self, partition: int, after: int = 0, until: int | None = None, chunk: int = 2_000) -> Iterator[Entry]:
         """A partition's entries in order, from after a position up to another or the present head."""
@@ -326,6 +330,11 @@ class Journal:
         self._pool.shutdown()
         for partition in self.partitions:
             partition.recorder.close()
+
+
+def _claimed_in(partition: Partition, key: bytes) -> Entry | None:
+    found = partition.recorder.claimed([key]).get(key)
+    return partition.recorder.read_at([at := (found.stream, found.version)])[at] if found else None
 
 
 class DecidedElsewhere(Unavailable):

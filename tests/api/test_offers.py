@@ -181,7 +181,8 @@ class TestOrdering:
         city.done(city.call("PATCH", f"/v1/merchants/{merchant}/offers/tea", {"restock": 1}))
         again = problem(order(city, merchant, resident, key=key), 409, "offer-sold-out")
         assert again["facts"] == first["facts"]
-        assert city.done(city.get("/v1/redemptions", reference=key, by="app"))["status"] == "declined"
+        found = city.done(city.get("/v1/redemptions", reference=key, by="app"))
+        assert (found["status"], found["declined_because"]) == ("declined", "offer-sold-out")
         city.done(order(city, merchant, resident))
         assert of(city, merchant) == (0, 1, 0)
 
