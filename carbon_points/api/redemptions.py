@@ -38,6 +38,7 @@ from carbon_points.api.installation import (
 from carbon_points.api.orders import Held, Parties
 from carbon_points.api.problems import ApiError, documented
 from carbon_points.api.sandbox import hung_up, payer_of_fixed
+from carbon_points.codes import CodeUnknown
 from carbon_points.directory import Caller
 from carbon_points.domain import account
 from carbon_points.domain.account import (
@@ -277,18 +278,20 @@ async def _payer(installation: Installation, caller: Caller, data: Hold, redempt
     if data.allowance is not UNSET:
         return await asyncio.to_thread(_by_allowance, installation, data, redemption_id)
     if data.code is not UNSET:
+        till = f"{data.merchant}/{data.terminal}"
+        guessing = till if caller.role == "terminal" else None  # whoever may spend without a code has none to guess
         try:
-            till = f"{data.merchant}/{data.terminal}"
             made_up = await payer_of_fixed(installation, data.code, redemption_id, till)
-            payer = made_up or await installation.payer(data.code)
-        except Refusal:
+            payer = made_up or await installation.payer(data.code, guessing)
+        except Refusal as refusal:
             # A call that is sent again, when its code is good no more.
             placed = await asyncio.to_thread(installation.orders.placed, redemption_id)
             if placed is None:
                 raise
             payer = Payer(placed.resident, placed.code or "")
-            same = placed.code and await asyncio.to_thread(installation.directory.payers.was, data.code, payer)
-            if not same:
+            guessed_at = guessing if isinstance(refusal, CodeUnknown) else None
+            was = installation.directory.payers.was
+            if not placed.code or not await asyncio.to_thread(was, data.code, payer, guessed_at):
                 raise Conflict(fields=["code"]) from None
         return payer.resident, payer.step
     assert data.resident is not UNSET
