@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar
@@ -25,7 +25,7 @@ from carbon_points.directory import KEY_FILE, Caller, Directory, DirectoryIncomp
 from carbon_points.domain.event import Command
 from carbon_points.domain.methodology import PublishMethodology
 from carbon_points.domain.refusal import Refusal
-from carbon_points.journal.journal import Journal, Rules, create_journal, open_journal
+from carbon_points.journal.journal import Journal, Rules, SteadyClock, create_journal, open_journal
 from carbon_points.journal.partition import Outcome, Unavailable, Write
 from carbon_points.journal.streams import METHODOLOGIES
 from carbon_points.methodologies import shipped
@@ -208,12 +208,8 @@ class Deadlines:
             self._watched.popleft()
 
 
-def utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
 def open_installation(
-    settings: Settings, *, clock: Callable[[], datetime] = utc_now, command: Sequence[str] = ()
+    settings: Settings, *, clock: Callable[[], datetime] | None = None, command: Sequence[str] = ()
 ) -> Installation:
     """Everything of an installation, opened; nothing is started. With a `command`, that program will follow the log and
     deliver webhooks.
@@ -221,8 +217,9 @@ def open_installation(
     A log without any methodology is new: it adopts the tables that this release ships. Later ones are published
     by hand. Raises OtherMode where the data is a sandbox's and the settings are not, or the other way.
     """
-    real, moved = clock, MovedClock(clock) if settings.sandbox else None
-    clock = moved or clock
+    real = clock or SteadyClock()
+    moved = MovedClock(real) if settings.sandbox else None
+    clock = moved or real
     journal = open_journal(settings.journal_url, partitions=settings.partitions, clock=clock, mode=settings.mode)
     adopt(journal)
     key = subject_key(settings.subject_key, Path(settings.data_dir))

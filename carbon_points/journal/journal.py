@@ -90,7 +90,8 @@ class Rules(Struct, frozen=True):
 class Journal:
     def __init__(self, recorders: Sequence[Recorder], *, clock: Callable[[], datetime] | None = None) -> None:
         kept = STATES_KEPT // len(recorders)
-        self.partitions = [Partition(r, clock or SteadyClock(), kept) for r in recorders]
+        clock = clock or SteadyClock()
+        self.partitions = [Partition(r, clock, kept) for r in recorders]
         for partition in self.partitions:
             partition.others = [p.recorder for p in self.partitions if p is not partition]
         self._waiting = [Waiting(WAITING_MOST, WAITING_SECONDS) for _ in self.partitions]
@@ -513,10 +514,11 @@ def _postgres(url: str, schema: str) -> PostgresDatastore:
 
 
 class SteadyClock:
-    """The system's time, as long as it goes as time does.
+    """The system's time, as long as it goes as time does. Raises Unavailable.
 
     A clock that jumps (a wrong time server, a hand) would write entries of a future that expires points for good. It
-    is noticed against the clock that counts from boot; until it is right again, nothing is written.
+    is noticed against the clock that counts from boot; until it is right again, nothing is written. A machine that was
+    suspended has not jumped. What the time was at the start is believed, unless the log knows better.
     """
 
     def __init__(self) -> None:

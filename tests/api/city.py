@@ -207,7 +207,7 @@ def keys_of(installation: Installation) -> dict[str, str]:
     return {name: installation.directory.issue_key(role, owner)[1] for name, (role, owner) in CALLERS.items()}
 
 
-def opened(environment: dict[str, str], clock: Callable[[], datetime]) -> Installation:
+def opened(environment: dict[str, str], clock: Callable[[], datetime] | None) -> Installation:
     # Nobody settles while a test moves its clock; the tests of that say when.
     quiet = {"CARBON_PARTITIONS": "4", "CARBON_SETTLE_AT": "off", "CARBON_BATCHES_AT": "off"}
     return open_installation(load({**quiet, **environment}), clock=clock)
