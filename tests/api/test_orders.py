@@ -232,7 +232,7 @@ class TestWhatWasLeft:
     ) -> None:
         order = self.order(own_city, resident, "k")
         self.commit(own_city, order)
-        finisher = own_city.settled().installation.finisher
+        finisher = own_city.finisher()
         time.move(GRACE - SECOND)
         assert finisher.finish() == 0
         time.move(SECOND)
@@ -287,7 +287,7 @@ class TestWhatWasLeft:
         )
         captured = CapturePoints(resident=resident, redemption_id=order.redemption_id, points=20)
         self.commit(own_city, order, held, captured)
-        finisher = own_city.settled().installation.finisher
+        finisher = own_city.finisher()
         assert finisher.finish() == 0, "whoever captured it may be passing it on"
         time.move(SETTLE)
         assert finisher.finish() == 1
@@ -311,8 +311,8 @@ class TestWhatWasLeft:
         redemption = own_city.held(resident, 30, key="k", capture=capture)
         asked = {"merchant": "shop", "terminal": "t1", "redemption_id": redemption, "points": 30}
         self.commit(own_city, ReverseOrder(**asked, reason="timeout"))
+        finisher = own_city.finisher()
         time.move(GRACE)
-        finisher = own_city.settled().installation.finisher
         assert finisher.finish()
         assert balance(own_city, resident) == (100, 0)
         assert found(own_city, "k")["status"] == "reversed"

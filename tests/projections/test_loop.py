@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,15 @@ def until(promised: Callable[[], bool], seconds: float = 30) -> bool:
     return True
 
 
+def followers() -> list[psutil.Process]:
+    """Processes of this one that follow a log."""
+    found: list[psutil.Process] = []
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):  # it has just ended
+            found += [child] if "follow" in child.cmdline() else []
+    return found
+
+
 @pytest.fixture
 def follower(written: Journal, model: ReadModel) -> Iterator[Follower]:
     following = Follower(written, model)
@@ -77,11 +87,11 @@ class TestAnotherProcess:
         assert elsewhere.catch_up(60)
         write(elsewhere._journal, "later")
         assert elsewhere.catch_up(30)
-        [process] = [p for p in psutil.Process().children() if "follow" in p.cmdline()]
+        [process] = followers()
         process.kill()
         write(elsewhere._journal, "after the kill")
         assert elsewhere.catch_up(60)
-        [again] = [p for p in psutil.Process().children() if "follow" in p.cmdline()]
+        [again] = followers()
         assert again.pid != process.pid
         elsewhere.stop()
         assert not again.is_running()
