@@ -256,9 +256,19 @@ class PostgresRecorder(PostgresApplicationRecorder):
         One statement is one transaction and one round trip. All of it reads the counter's new value, so the counter's
         lock comes before any other.
         """
+        params = self.params(events, claims, states)
+        if self._held is not None:
+            return self._last(self._held, params)
+        with self.datastore.get_connection() as connection:
+            return self._last(connection, params)
+
+    def params(
+        self, events: Sequence[StoredEvent], claims: Sequence[Claim], states: Sequence[StateRow]
+    ) -> tuple[bytes, ...]:
+        """Of the statement that appends."""
         kept = [s for s in states if s.kept]
         new = [s for s in states if not s.kept] if len(kept) < len(states) else []
-        params = (
+        return (
             arrays.bigint(len(events)),
             arrays.of_text([str(e.originator_id) for e in events]),
             arrays.of_bigint([e.originator_version for e in events]),
@@ -271,10 +281,6 @@ class PostgresRecorder(PostgresApplicationRecorder):
             *_columns(new),
             *_columns(kept),
         )
-        if self._held is not None:
-            return self._last(self._held, params)
-        with self.datastore.get_connection() as connection:
-            return self._last(connection, params)
 
     def _last(self, connection: Connection[DictRow], params: Sequence[bytes]) -> int:
         """Straight to the server: of what a cursor does, this statement needs nothing."""
