@@ -110,7 +110,7 @@ class Follower:
                             gather = GATHER_SECONDS
                             continue
                         self._hint(process.stdin)
-                        if self._read_model.wanted.wait(gather):
+                        if not self._stopping.is_set() and self._read_model.wanted.wait(gather):
                             self._hint(process.stdin)  # who waits may wait for what the last hint was about
                         gather = min(gather * 2, GATHER_MOST_SECONDS)
                     process.stdin.close()  # it finishes the batch at hand, and ends
