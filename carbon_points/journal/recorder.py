@@ -133,9 +133,12 @@ class SQLiteRecorder(SQLiteApplicationRecorder):
             )
             cursor.executemany("INSERT INTO claims VALUES (?,?,?)", [(c.key, c.stream, c.version) for c in claims])
             cursor.executemany(
-                "INSERT INTO states VALUES (?,?,?,?) ON CONFLICT (stream, part) "
-                "DO UPDATE SET version = excluded.version, state = excluded.state",
-                [(s.stream, s.part, s.version, s.state) for s in states],
+                "INSERT INTO states (version, state, stream, part) VALUES (?,?,?,?)",
+                [(s.version, s.state, s.stream, s.part) for s in states if not s.kept],
+            )
+            cursor.executemany(
+                "UPDATE states SET version = ?, state = ? WHERE stream = ? AND part = ?",
+                [(s.version, s.state, s.stream, s.part) for s in states if s.kept],
             )
         return last
 
@@ -436,8 +439,8 @@ _POSTGRES_TABLES: tuple[LiteralString, ...] = (
     "CREATE TABLE IF NOT EXISTS {schema}.about (name text PRIMARY KEY, value text NOT NULL)",
 )
 _APPEND_NAME = b"append"
-# Arrays become rows in the select list, which keeps no copy of them. The update joins a function, since whatever else it
-# joined, the planner might read all states for it.
+# Arrays become rows in the select list, which keeps no copy of them. The update joins a function, since whatever else
+# it joined, the planner might read all states for it.
 _APPEND: LiteralString = (
     "WITH c AS (UPDATE {schema}.counter SET n = n + $1::bigint RETURNING n), "
     "e AS (INSERT INTO {schema}.{entries} "
@@ -445,7 +448,7 @@ _APPEND: LiteralString = (
     "SELECT generate_series(n - $1 + 1, n), unnest($2::text[]), unnest($3::bigint[]), unnest($4::text[]), "
     "unnest($5::bytea[]), unnest($6::bytea[]) FROM c), "
     "k AS (INSERT INTO {schema}.claims SELECT unnest($7::bytea[]), unnest($8::text[]), unnest($9::bigint[]) FROM c), "
-    # A row that is there after all was written meanwhile, with an entry that this one would follow: no need to expect it.
+    # A row that is there after all came meanwhile, and with it an entry that this one thinks to write.
     "s AS (INSERT INTO {schema}.states "
     "SELECT unnest($10::text[]), unnest($11::text[]), unnest($12::bigint[]), unnest($13::bytea[]) FROM c), "
     "o AS (UPDATE {schema}.states AS s SET version = u.version, state = u.state "
