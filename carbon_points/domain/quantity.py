@@ -40,9 +40,16 @@ def decimal(text: object) -> Decimal:
     Refusals, in order: QuantityInvalid (exponents, NaN, other digits, leading zeros), QuantityNegative,
     QuantityTooLong.
     """
-    plain = _PLAIN.fullmatch(text) if isinstance(text, str) and len(text) <= _LOOKED_AT else None
-    if plain is None or not isinstance(text, str):
+    if not isinstance(text, str) or len(text) > _LOOKED_AT:
         raise QuantityInvalid(quantity=str(text)[:40])
+    return _decimal(text)
+
+
+@lru_cache(maxsize=2_000)  # most rides are "1"
+def _decimal(text: str) -> Decimal:
+    plain = _PLAIN.fullmatch(text)
+    if plain is None:
+        raise QuantityInvalid(quantity=text[:40])
     sign, whole, fraction = plain.groups(default="")
     if sign:
         raise QuantityNegative(quantity=text[:40])
