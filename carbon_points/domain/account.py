@@ -881,19 +881,23 @@ def record(account: Account, command: RecordAction, *, now: datetime, facts: Act
 
 def _opened_by(account: Account, command: RecordAction, source: Source, *, now: datetime) -> list[Event]:
     """An account that a source opens, with the consent that it asserts to hold, for its own reports only."""
-    consent = Consent(
-        id=f"by-{source.id}",
-        purpose="record",
-        version="held by the source",
-        from_=datetime(2000, 1, 1, tzinfo=UTC),
-        source=source.id,
-        asserted_by=source.id,
-    )
     county = command.county or source.county
     return [
         AccountOpened(recorded_at=now, resident=account.id, opened_by=source.id, county=county),
-        ConsentGiven(recorded_at=now, resident=account.id, consent=consent),
+        ConsentGiven(recorded_at=now, resident=account.id, consent=_asserted_by(source.id)),
     ]
+
+
+@lru_cache(maxsize=1_000)  # the same for each of its residents
+def _asserted_by(source: str) -> Consent:
+    return Consent(
+        id=f"by-{source}",
+        purpose="record",
+        version="held by the source",
+        from_=datetime(2000, 1, 1, tzinfo=UTC),
+        source=source,
+        asserted_by=source,
+    )
 
 
 def _credit(
