@@ -142,6 +142,11 @@ class Table(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
         return self.caps.year != UNCAPPED
 
     @cached_property
+    def mg_per_unit(self) -> Decimal:
+        """The factor in milligrams CO2e per unit of quantity."""
+        return EXACT.multiply(self.factors.reduction.value, MG_PER_G)
+
+    @cached_property
     def points_every(self) -> Decimal | None:
         """The amount of quantity that earns the rule's points, or None where each action does."""
         return _points_per(self)
@@ -402,7 +407,7 @@ def _points(table: Table, counted: Decimal) -> int:
 
 def quantity_times_factor(table: Table, counted: Decimal) -> Decimal:
     """Counted quantity x factor, in milligrams CO2e, unrounded."""
-    return EXACT.multiply(EXACT.multiply(counted, table.factors.reduction.value), MG_PER_G)
+    return EXACT.multiply(counted, table.mg_per_unit)
 
 
 FORMULAS = {"quantity_times_factor": quantity_times_factor}
