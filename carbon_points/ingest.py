@@ -72,18 +72,20 @@ def ingest(
     `deciding` are the processes that decide, if this one alone is not enough.
     """
     journal, place = installation.journal, _place(installation, file, source, rename)
-    size = BATCH if deciding is None else LARGE_BATCH
+    # While one batch is counted, others decide the next.
+    size, in_hand = (BATCH, BATCH) if deciding is None else (LARGE_BATCH, 2 * LARGE_BATCH)
     earlier = _read(place)
-    done = earlier or _Progress(journal.heads(), size)
+    done = earlier or _Progress(journal.heads(), in_hand)
     began, resumed_at, read_before = time.monotonic(), done.lines, done.tally.read
     _keep(place, done)
     with report.open("ab" if earlier else "wb") as told:
         told.truncate(min(done.reported, told.tell()))
-        batches = _batches(file, rename, after=resumed_at, first=done.in_hand, size=size)
-        for last, judged in _judged(installation, batches, source, deciding, done.heads if earlier else None):
+        first = done.in_hand if earlier else BATCH  # so that who decides soon begins
+        batches = _batches(file, rename, after=resumed_at, first=first, size=size)
+        for last, judged, heads in _judged(installation, batches, source, deciding, done.heads if earlier else None):
             done.tally.join(judged.tally)
             done.reported += _write(told, judged.receipts)
-            done.lines, done.heads, done.in_hand = last, journal.heads(), size
+            done.lines, done.heads, done.in_hand = last, heads, in_hand
             _keep(place, done)
             progress(done.lines, done.tally)
     place.unlink(missing_ok=True)
@@ -110,12 +112,13 @@ def _judged(
     source: str,
     deciding: Judges | None,
     resumed: Mapping[int, int] | None,
-) -> Iterator[tuple[int, Judged]]:
-    """What became of each batch, with its last line. While one is decided elsewhere, the next is read.
+) -> Iterator[tuple[int, Judged, dict[int, int]]]:
+    """What became of each batch, with its last line and how far the log went then.
 
+    While one is decided elsewhere, the next is read; and while that is, it is told what became of the one before.
     `resumed`: the heads when an earlier run was stopped. What it had in hand is judged here, whoever did it then.
     """
-    last, waiting, broken = 0, Judged(), None
+    journal, last, waiting, broken = installation.journal, 0, Judged(), None
     while True:
         try:
             batch = next(batches, None)
@@ -125,22 +128,23 @@ def _judged(
             break
         if deciding is None or resumed is not None:
             receipts = judge(installation, batch, only=source, told=in_brief)
-            yield batch[-1][0], _summed(receipts if resumed is None else _not_counted(receipts, resumed))
+            judged = _summed(receipts if resumed is None else _not_counted(receipts, resumed))
+            yield batch[-1][0], judged, journal.heads()
             resumed = None
             continue
         refused, commands = understood(installation, batch, only=source)
-        if last:
-            yield last, _in_order(waiting, deciding.take())
-            last = 0
-        waiting = _summed(list(refused.values()))
-        if parts := deciding.share(commands):
+        parts = deciding.share(commands)
+        before = (last, _in_order(waiting, deciding.take()), journal.heads()) if last else None
+        if parts:
             deciding.give(parts)
-            last = batch[-1][0]
-        else:
-            alone = _summed(list(decided(installation.journal, commands, told=in_brief).values()))
-            yield batch[-1][0], _in_order(waiting, alone)
+        if before:
+            yield before
+        last, waiting = batch[-1][0] if parts else 0, _summed(list(refused.values()))
+        if not parts:
+            alone = _summed(list(decided(journal, commands, told=in_brief).values()))
+            yield batch[-1][0], _in_order(waiting, alone), journal.heads()
     if last and deciding:
-        yield last, _in_order(waiting, deciding.take())
+        yield last, _in_order(waiting, deciding.take()), journal.heads()
     if broken:
         raise broken
 

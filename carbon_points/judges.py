@@ -56,21 +56,24 @@ class Judges:
     def __init__(self, lines: Sequence[Connection]) -> None:
         self._lines = lines
 
-    def share(self, commands: Commands) -> list[dict[int, RecordAction]] | None:
-        """Whose commands are whose. None where one record is told of residents of two: they must be decided in turn."""
-        parts: list[dict[int, RecordAction]] = [{} for _ in self._lines]
+    def share(self, commands: Commands) -> list[bytes] | None:
+        """Whose commands are whose, as they are sent.
+
+        None where one record is told of residents of two: they must be decided in turn.
+        """
+        parts: list[list[tuple[int, RecordAction]]] = [[] for _ in self._lines]
         where: dict[tuple[str, str], int] = {}
         for line, command in commands.items():
             mine = zlib.crc32(command.resident.encode()) // 7 % len(parts)
             if where.setdefault((command.source, command.record_id), mine) != mine:
                 return None
-            parts[mine][line] = command
-        return parts
+            parts[mine].append((line, command))
+        return [_encode(part) for part in parts]
 
-    def give(self, parts: Sequence[Commands]) -> None:
+    def give(self, parts: Sequence[bytes]) -> None:
         for line, part in zip(self._lines, parts, strict=True):
             with _heard():
-                line.send_bytes(_encode(list(part.items())))
+                line.send_bytes(part)
 
     def take(self) -> Judged:
         """What became of the commands that were given. Raises Unavailable."""

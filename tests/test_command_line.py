@@ -639,7 +639,7 @@ class TestIngestBySeveralProcesses:
             patch.setattr(of_ingest, "_keep", broken_off)
             assert there.run("ingest", file, "--source", "szt", "--json").exit_code != 0
         told = there.told("ingest", file, "--source", "szt")
-        assert told["resumed_at"] == (kept - 1) * of_ingest.LARGE_BATCH
+        assert told["resumed_at"] == {1: 0, 3: of_ingest.BATCH + of_ingest.LARGE_BATCH}[kept]
         assert (counts(told), reported(told)) == self.alone(tmp_path, file)
         assert there.told("verify")["ok"]
 
@@ -660,7 +660,7 @@ class TestIngestBySeveralProcesses:
         assert "Traceback" not in errors
         assert not multiprocessing.active_children()
         told = there.told("ingest", file, "--source", "szt")
-        assert told["resumed_at"] == of_ingest.LARGE_BATCH
+        assert told["resumed_at"] == of_ingest.BATCH
         assert (counts(told), reported(told)) == self.alone(tmp_path, file)
         assert there.told("verify")["ok"]
 

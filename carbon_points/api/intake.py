@@ -288,7 +288,7 @@ def _residents(installation: Installation, rules: Rules, reports: dict[int, Repo
             subjects.setdefault(report.source, set()).add(report.resident)
     return {
         source: installation.directory.residents(
-            source, sorted(theirs), create=rules.sources.by_id[source].opens_accounts
+            source, list(theirs), create=rules.sources.by_id[source].opens_accounts
         )
         for source, theirs in subjects.items()
     }

@@ -10,6 +10,7 @@ State is kept in parts, so that an account of a hundred thousand actions costs w
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from typing import ClassVar, Literal, TypeVar
 
 from msgspec import Struct
@@ -713,13 +714,13 @@ class NothingToPool(Refusal):
 def parts(message: Command | Event, facts: object = None) -> list[tuple[str, str]]:
     """The parts of the state that a command reads or an event changes, as (field, key)."""
     match message:
-        case AccountOpened() | ConsentGiven() | TapRecorded():  # the most frequent first
-            return []
-        case RecordAction():
+        case RecordAction():  # the most frequent first
             assert isinstance(facts, ActionFacts)
             return [("usage", month) for month in _months_read(message, facts.methodologies)]
         case ActionCredited() | ActionReversed():
             return [("usage", month_of(message.day))]
+        case AccountOpened() | ConsentGiven() | TapRecorded():
+            return []
         case HoldPoints() | CapturePoints() | VoidHold() | RefundPoints():
             return [("redemptions", message.redemption_id)]
         case PointsHeld() | PointsCaptured() | HoldReleased() | PointsRefunded():
@@ -735,14 +736,13 @@ def _months_read(command: RecordAction, known: tables.Methodologies) -> list[str
 
     A ride counts on the day of its exit, which may be the one after the entry's.
     """
-    days = [civil_day(command.occurred_at)]
+    day = civil_day(command.occurred_at)
     methodology = known.counted_by.get(command.behaviour)
-    if methodology not in (None, command.behaviour):
-        days.append(days[0] + timedelta(days=1))
+    days = [day] if methodology in (None, command.behaviour) else [day, day + timedelta(days=1)]
     for published in known.tables.get(methodology or "", ()):
-        if published.table.caps.year != tables.UNCAPPED:
+        if published.table.year_is_capped:
             return sorted({f"{day.year:04d}-{month:02d}" for day in days for month in range(1, 13)})
-    return sorted({month_of(day) for day in days})
+    return [month_of(day)] if len(days) == 1 else sorted(set(map(month_of, days)))
 
 
 def due(account: Account, now: datetime) -> list[Event]:
@@ -882,19 +882,23 @@ def record(account: Account, command: RecordAction, *, now: datetime, facts: Act
 
 def _opened_by(account: Account, command: RecordAction, source: Source, *, now: datetime) -> list[Event]:
     """An account that a source opens, with the consent that it asserts to hold, for its own reports only."""
-    consent = Consent(
-        id=f"by-{source.id}",
-        purpose="record",
-        version="held by the source",
-        from_=datetime(2000, 1, 1, tzinfo=UTC),
-        source=source.id,
-        asserted_by=source.id,
-    )
     county = command.county or source.county
     return [
         AccountOpened(recorded_at=now, resident=account.id, opened_by=source.id, county=county),
-        ConsentGiven(recorded_at=now, resident=account.id, consent=consent),
+        ConsentGiven(recorded_at=now, resident=account.id, consent=_asserted_by(source.id)),
     ]
+
+
+@lru_cache(maxsize=1_000)  # the same for each of its residents
+def _asserted_by(source: str) -> Consent:
+    return Consent(
+        id=f"by-{source}",
+        purpose="record",
+        version="held by the source",
+        from_=datetime(2000, 1, 1, tzinfo=UTC),
+        source=source,
+        asserted_by=source,
+    )
 
 
 def _credit(
@@ -1447,7 +1451,7 @@ def _used(account: Account, table: Table, day: date) -> dict[str, Used]:
     """What the resident used by a table in that day, month and, where it is capped, year (of the months loaded)."""
     month = account.usage.get(month_of(day), {})
     used = {"day": month.get(_day_key(table.id, day)) or Used(), "month": month.get(table.id) or Used()}
-    if table.caps.year != tables.UNCAPPED:
+    if table.year_is_capped:
         used["year"] = year = Used()
         for key, counters in account.usage.items():
             if key[:4] == str(day.year) and (one := counters.get(table.id)):
@@ -1472,10 +1476,12 @@ def _count(account: Account, event: ActionCredited | ActionReversed, day: date, 
         used.points += sign * event.points
 
 
+@lru_cache(maxsize=10_000)  # few names, asked for again with every action
 def _day_key(methodology: str, day: date) -> str:
     return f"{methodology} {day.day:02d}"
 
 
+@lru_cache(maxsize=10_000)
 def _bucket(methodology: str, version: str, day: date) -> str:
     return f"{methodology} {version} {month_of(day)}"
 

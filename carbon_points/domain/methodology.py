@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Mapping
 from datetime import date, datetime
 from decimal import Decimal
+from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
@@ -110,7 +111,9 @@ class Taps(Struct, frozen=True, forbid_unknown_fields=True):
     within_minutes: Annotated[int, Meta(ge=1, le=1440)]  # a ride ends on the day of its entry, or the next
 
 
-class Table(Struct, frozen=True, forbid_unknown_fields=True):
+class Table(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
+    """What follows from it alone is worked out once and kept with it (`dict`): it counts millions of actions."""
+
     id: str
     version: str
     title: Title
@@ -127,6 +130,26 @@ class Table(Struct, frozen=True, forbid_unknown_fields=True):
         """Whether it is in force on that day, and this behaviour is its own or one of its taps."""
         in_force = self.adopted.from_ <= day and (self.adopted.until is None or day < self.adopted.until)
         return in_force and (behaviour == self.id or behaviour in _reported(self))
+
+    @cached_property
+    def capped(self) -> tuple[tuple[str, Cap], ...]:
+        """The periods that have a cap, and it."""
+        caps = ((period, getattr(self.caps, period)) for period in PERIODS)
+        return tuple((period, cap) for period, cap in caps if cap != UNCAPPED)
+
+    @cached_property
+    def year_is_capped(self) -> bool:
+        return self.caps.year != UNCAPPED
+
+    @cached_property
+    def mg_per_unit(self) -> Decimal:
+        """The factor in milligrams CO2e per unit of quantity."""
+        return EXACT.multiply(self.factors.reduction.value, MG_PER_G)
+
+    @cached_property
+    def points_every(self) -> Decimal | None:
+        """The amount of quantity that earns the rule's points, or None where each action does."""
+        return _points_per(self)
 
 
 # -- commands, events, state -----------------------------------------------------------------------------------------
@@ -165,10 +188,12 @@ class Methodologies(Struct):
         versions = self.tables.get(self.counted_by.get(behaviour, ""))
         if not versions:
             raise BehaviourUnknown(behaviour=behaviour)
-        newest = next((p for p in reversed(versions) if p.table.adopted.from_ <= day), None)
-        if newest is None or not newest.table.counts(behaviour, day):
-            raise NoMethodologyInForce(behaviour=behaviour, day=day)
-        return newest
+        for newest in reversed(versions):
+            if newest.table.adopted.from_ <= day:
+                if newest.table.counts(behaviour, day):
+                    return newest
+                break
+        raise NoMethodologyInForce(behaviour=behaviour, day=day)
 
     def exact(self, methodology: str, version: str) -> Published | None:
         return next((p for p in self.tables.get(methodology, ()) if p.table.version == version), None)
@@ -283,7 +308,7 @@ def parse(text: str) -> Table:
     ):
         if wrong:
             raise MethodologyInvalid(reason=reason, id=table.id)
-    _points_per(table)
+    _points_per(table)  # raises what is wrong with it
     return table
 
 
@@ -345,7 +370,7 @@ def calculate(table: Table, quantity: Decimal, used: Mapping[str, Used]) -> Calc
 
     A used-up count leaves nothing; a quantity cap cuts the quantity; a points cap cuts the points.
     """
-    caps = [(period, cap, used[period]) for period in PERIODS if (cap := getattr(table.caps, period)) != UNCAPPED]
+    caps = [(period, cap, used[period]) for period, cap in table.capped]
     full = [f"{p}.count" for p, cap, had in caps if cap.count is not None and had.count >= cap.count]
     if full:
         return Calculation(Decimal(0), 0, 0, tuple(full))
@@ -363,7 +388,8 @@ def calculate(table: Table, quantity: Decimal, used: Mapping[str, Used]) -> Calc
         if cap.points is not None and (left_points := max(cap.points - had.points, 0)) < points:
             points = left_points
             limits.add(f"{period}.points")
-    return Calculation(counted, reduction_mg, points, tuple([name for name in _LIMITS if name in limits]))
+    told = tuple([name for name in _LIMITS if name in limits]) if limits else ()
+    return Calculation(counted, reduction_mg, points, told)
 
 
 def expires_on(table: Table, credited: date) -> date:
@@ -375,13 +401,13 @@ def expires_on(table: Table, credited: date) -> date:
 def _points(table: Table, counted: Decimal) -> int:
     if not counted:
         return 0
-    every = _points_per(table)
+    every = table.points_every
     return table.points.rule.points * (1 if every is None else int(EXACT.divide_int(counted, every)))
 
 
 def quantity_times_factor(table: Table, counted: Decimal) -> Decimal:
     """Counted quantity x factor, in milligrams CO2e, unrounded."""
-    return EXACT.multiply(EXACT.multiply(counted, table.factors.reduction.value), MG_PER_G)
+    return EXACT.multiply(counted, table.mg_per_unit)
 
 
 FORMULAS = {"quantity_times_factor": quantity_times_factor}

@@ -8,6 +8,7 @@ from calendar import monthrange
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import ROUND_DOWN, ROUND_HALF_EVEN, ROUND_HALF_UP, Context, Decimal
+from functools import lru_cache
 
 from carbon_points.domain.refusal import (
     QuantityInvalid,
@@ -25,6 +26,7 @@ CHINA = timezone(_CHINA_AHEAD, "Asia/Shanghai")
 EXACT = Context(prec=60)  # 9+6 digits times a factor of at most 12: products never round
 ROUNDINGS: Mapping[str, str] = {"half-even": ROUND_HALF_EVEN, "half-up": ROUND_HALF_UP, "down": ROUND_DOWN}
 MG_PER_G = Decimal(1000)
+_ONE = Decimal(1)
 MG_PER_KG = 1_000_000
 
 _PLAIN = re.compile(r"(-?)(0|[1-9][0-9]*)(\.[0-9]+)?", re.ASCII)
@@ -38,9 +40,16 @@ def decimal(text: object) -> Decimal:
     Refusals, in order: QuantityInvalid (exponents, NaN, other digits, leading zeros), QuantityNegative,
     QuantityTooLong.
     """
-    plain = _PLAIN.fullmatch(text) if isinstance(text, str) and len(text) <= _LOOKED_AT else None
-    if plain is None or not isinstance(text, str):
+    if not isinstance(text, str) or len(text) > _LOOKED_AT:
         raise QuantityInvalid(quantity=str(text)[:40])
+    return _decimal(text)
+
+
+@lru_cache(maxsize=2_000)  # most rides are "1"
+def _decimal(text: str) -> Decimal:
+    plain = _PLAIN.fullmatch(text)
+    if plain is None:
+        raise QuantityInvalid(quantity=text[:40])
     sign, whole, fraction = plain.groups(default="")
     if sign:
         raise QuantityNegative(quantity=text[:40])
@@ -51,7 +60,7 @@ def decimal(text: object) -> Decimal:
 
 def to_integer(value: Decimal, how: str) -> int:
     """The one rounding of a formula: to a whole number, by its table's rule."""
-    return int(value.quantize(Decimal(1), rounding=ROUNDINGS[how], context=EXACT))
+    return int(value.quantize(_ONE, rounding=ROUNDINGS[how], context=EXACT))
 
 
 def moment(value: datetime) -> datetime:
@@ -68,10 +77,12 @@ def civil_day(at: datetime) -> date:
     return (at + _CHINA_AHEAD if at.tzinfo is UTC else at.astimezone(CHINA)).date()
 
 
+@lru_cache(maxsize=2_000)  # few days, asked for again with every action
 def month_of(day: date) -> str:
     return day.isoformat()[:7]
 
 
+@lru_cache(maxsize=2_000)
 def month_after(day: date, months: int, *, at_end: bool) -> date:
     """The day that many months later, or the last day of that month. A missing day becomes the month's last."""
     count = day.year * 12 + day.month - 1 + months

@@ -40,7 +40,7 @@ class Claim(Struct, frozen=True):
 class StateRow(Struct, frozen=True):
     """A part of a stream's state ("" is the main one) as of a version: a cache that replay can rebuild.
 
-    `kept`: it was read before, so that a row is there to be written over.
+    `kept`: a row is there to be written over. Otherwise there must be none.
     """
 
     stream: str

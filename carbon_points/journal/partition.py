@@ -8,7 +8,7 @@ too: whoever loses the race for a stream's version or a claim reads again and de
 import random
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
@@ -278,10 +278,13 @@ class Partition:
             if elsewhere := other.claimed(wide):
                 known |= elsewhere
                 earlier |= other.read_at([(claim.stream, claim.version) for claim in elsewhere.values()])
-        batch.outcomes = [
-            self._decide(write, stream, pair, known, earlier, batch)
-            for write, stream, pair in zip(writes, streams, zip(keys, uses, strict=True), strict=True)
-        ]
+        left = Counter(streams)
+        for write, stream, pair in zip(writes, streams, zip(keys, uses, strict=True), strict=True):
+            batch.outcomes.append(self._decide(write, stream, pair, known, earlier, batch))
+            left[stream] -= 1
+            # Nothing more comes for it: its state is encoded while the processor has it at hand.
+            if not left[stream] and (loaded := batch.touched.get(stream)):
+                self._encode(loaded, batch)
         for outcome, key, use in zip(batch.outcomes, keys, uses, strict=True):
             if not outcome.refusal and not outcome.replayed:
                 continue
@@ -290,7 +293,6 @@ class Partition:
                 batch.kept[outcome.stream] = loaded.version
             if outcome.refusal or not outcome.events:
                 batch.unsure += [each for each in (key, use) if each and each not in known]
-        self._encode(batch)
         return batch
 
     def appended(self, batch: Batch) -> list[Outcome]:
@@ -387,20 +389,19 @@ class Partition:
         batch.events.append(StoredEvent(loaded.stream, loaded.version, type_name, state))
         batch.touched[loaded.stream] = loaded
 
-    def _encode(self, batch: Batch) -> None:
-        """The states as the batch leaves them."""
-        rows = batch.rows
-        for stream, loaded in batch.touched.items():
-            version, kept = loaded.version, loaded.parts
-            state = encode_main(loaded.kind, loaded.state)
-            loaded.size = len(state)
-            rows.append(StateRow(stream, "", version, state, kept[MAIN]))
-            kept[MAIN] = True
-            for part in loaded.dirty:
-                if (state := encode_part(loaded.state, *part)) is not None:
-                    rows.append(StateRow(stream, "/".join(part), version, state, kept[part]))
-                    kept[part] = True
-            loaded.dirty.clear()
+    @staticmethod
+    def _encode(loaded: _Loaded, batch: Batch) -> None:
+        """The state as the batch leaves it."""
+        stream, version, kept = loaded.stream, loaded.version, loaded.parts
+        state = encode_main(loaded.kind, loaded.state)
+        loaded.size = len(state)
+        batch.rows.append(StateRow(stream, "", version, state, kept[MAIN]))
+        kept[MAIN] = True
+        for part in loaded.dirty:
+            if (state := encode_part(loaded.state, *part)) is not None:
+                batch.rows.append(StateRow(stream, "/".join(part), version, state, kept[part]))
+                kept[part] = True
+        loaded.dirty.clear()
 
     def forget(self, batch: Batch, following: Batch | None = None) -> None:
         """Keep memory bounded: the states that were used longest ago go, and those that grew many parts.

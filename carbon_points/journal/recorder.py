@@ -133,9 +133,12 @@ class SQLiteRecorder(SQLiteApplicationRecorder):
             )
             cursor.executemany("INSERT INTO claims VALUES (?,?,?)", [(c.key, c.stream, c.version) for c in claims])
             cursor.executemany(
-                "INSERT INTO states VALUES (?,?,?,?) ON CONFLICT (stream, part) "
-                "DO UPDATE SET version = excluded.version, state = excluded.state",
-                [(s.stream, s.part, s.version, s.state) for s in states],
+                "INSERT INTO states (version, state, stream, part) VALUES (?,?,?,?)",
+                [(s.version, s.state, s.stream, s.part) for s in states if not s.kept],
+            )
+            cursor.executemany(
+                "UPDATE states SET version = ?, state = ? WHERE stream = ? AND part = ?",
+                [(s.version, s.state, s.stream, s.part) for s in states if s.kept],
             )
         return last
 
@@ -440,23 +443,24 @@ _POSTGRES_TABLES: tuple[LiteralString, ...] = (
     ),
     "CREATE TABLE IF NOT EXISTS {schema}.about (name text PRIMARY KEY, value text NOT NULL)",
 )
+# Arrays become rows in the select list, which keeps no copy of them. The update joins a function, since whatever else
+# it joined, the planner might read all states for it.
 _APPEND: LiteralString = (
     "WITH c AS (UPDATE {schema}.counter SET n = n + $1::bigint RETURNING n), "
     "e AS (INSERT INTO {schema}.{entries} "
     "(notification_id, originator_id, originator_version, topic, state, leaf) "
-    "SELECT c.n - $1 + u.i, u.stream, u.version, u.topic, u.state, u.leaf FROM c, "
-    "unnest($2::text[], $3::bigint[], $4::text[], $5::bytea[], $6::bytea[]) WITH ORDINALITY "
-    "AS u (stream, version, topic, state, leaf, i)), "
-    "k AS (INSERT INTO {schema}.claims SELECT u.* FROM c, unnest($7::bytea[], $8::text[], $9::bigint[]) AS u), "
-    # A row that is there: half of what it takes to try an insert first.
+    "SELECT generate_series(n - $1 + 1, n), unnest($2::text[]), unnest($3::bigint[]), unnest($4::text[]), "
+    "unnest($5::bytea[]), unnest($6::bytea[]) FROM c), "
+    "k AS (INSERT INTO {schema}.claims SELECT unnest($7::bytea[]), unnest($8::text[]), unnest($9::bigint[]) FROM c), "
     "o AS (UPDATE {schema}.states AS s SET version = u.version, state = u.state "
-    "FROM c, unnest($10::text[], $11::text[], $12::bigint[], $13::bytea[]) AS u (stream, part, version, state) "
-    "WHERE s.stream = u.stream AND s.part = u.part)"
+    "FROM unnest($10::text[], $11::text[], $12::bigint[], $13::bytea[]) AS u (stream, part, version, state) "
+    "WHERE s.stream = u.stream AND s.part = u.part AND (SELECT n FROM c) IS NOT NULL)"
 )
-_NEW_STATES: LiteralString = (  # which most batches do not have
+# Most batches have none. A row that is there after all came meanwhile, and with it an entry that this one thinks to
+# write.
+_NEW_STATES: LiteralString = (
     ", s AS (INSERT INTO {schema}.states "
-    "SELECT u.* FROM c, unnest($14::text[], $15::text[], $16::bigint[], $17::bytea[]) AS u "
-    "ON CONFLICT (stream, part) DO UPDATE SET version = excluded.version, state = excluded.state)"
+    "SELECT unnest($14::text[]), unnest($15::text[]), unnest($16::bigint[]), unnest($17::bytea[]) FROM c)"
 )
 _APPENDED: LiteralString = " SELECT n AS last FROM c"
 _BINARY = 1  # the form of parameters and results

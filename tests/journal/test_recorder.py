@@ -210,8 +210,17 @@ def test_claims_and_states_are_found_by_their_keys_and_only_they(recorder: Recor
 
 def test_a_state_is_replaced_by_its_next_version(recorder: Recorder) -> None:
     for version in (1, 2, 3):
-        recorder.append([event("a", version)], [], [StateRow("a", "", version, str(version).encode())])
+        row = StateRow("a", "", version, str(version).encode(), kept=version > 1)
+        recorder.append([event("a", version)], [], [row])
     assert recorder.states([("a", "")]) == [StateRow("a", "", 3, b"3")]
+
+
+def test_a_state_that_came_meanwhile_is_not_written_over_by_who_thinks_it_new(recorder: Recorder) -> None:
+    recorder.append([event("a", 1)], [], [StateRow("a", "", 1, b"1")])
+    with pytest.raises(Contended):
+        recorder.append([event("b", 1)], [], [StateRow("a", "", 1, b"other")])
+    assert recorder.head() == 1
+    assert recorder.states([("a", "")]) == [StateRow("a", "", 1, b"1")]
 
 
 def test_a_state_that_was_read_before_is_written_over_with_its_parts_and_new_ones_beside_it(recorder: Recorder) -> None:
