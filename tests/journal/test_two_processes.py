@@ -35,7 +35,7 @@ THREADS = 20
 def cities(shared_journal_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[City, City]]:
     monkeypatch.setattr(
         journal_module, "WAITING_SECONDS", 60.0
-    )  # a busy machine's callers wait: it is for another test
+    )  # of a busy machine it is no overload
     with opened(shared_journal_url, clock=clock) as one, opened(shared_journal_url, clock=clock) as other:
         yield one.found(), other
 
