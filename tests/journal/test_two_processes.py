@@ -33,9 +33,7 @@ THREADS = 20
 
 @pytest.fixture
 def cities(shared_journal_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[City, City]]:
-    monkeypatch.setattr(
-        journal_module, "WAITING_SECONDS", 60.0
-    )  # of a busy machine it is no overload
+    monkeypatch.setattr(journal_module, "WAITING_SECONDS", 60.0)  # of a busy machine it is no overload
     with opened(shared_journal_url, clock=clock) as one, opened(shared_journal_url, clock=clock) as other:
         yield one.found(), other
 
