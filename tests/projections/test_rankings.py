@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, timedelta
 from decimal import Decimal
+from itertools import product
 from typing import Any
 
 import pytest
@@ -176,14 +177,15 @@ def rows(ranking: Ranking) -> list[tuple[int, str, int]]:
 
 def same_everywhere(model: ReadModel, log: Log, *stores: CityCache) -> None:
     """Every ranking and everybody's surroundings, from each store, are those of the slow way."""
-    for board in BOARDS:
-        expected = log.expected(board)
-        for store in stores:
-            found = asked(model, store, board)
+    with model.snapshot() as at:
+        stand = rankings.positions(at)
+        for board, store in product(BOARDS, stores):
+            expected = log.expected(board)
+            found = rankings.best(at, store, stand, board, 100)
             assert (found.residents, rows(found)) == (len(expected), expected)
-            assert rows(asked(model, store, board, limit=3)) == expected[:3]
+            assert rows(rankings.best(at, store, stand, board, 3)) == expected[:3]
             for index, (_, resident, _) in enumerate(expected):
-                here = asked(model, store, board, around=resident, limit=2)
+                here = rankings.around(at, store, stand, board, resident, 2)
                 assert rows(here) == expected[max(index - 2, 0) : index + 3], (board, resident)
 
 
