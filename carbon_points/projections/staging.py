@@ -67,7 +67,7 @@ WAITING = Table(  # for a look at earlier rows: what became of a report, or an e
 )
 
 
-# To compress the pages of a new index for the write-ahead log takes a third of making it. Not every role may say so.
+# To compress a new index's pages for the write-ahead log is up to half of making it. Not every role may say so.
 _UNCOMPRESSED = text(
     "SELECT set_config('wal_compression', 'off', true) WHERE has_parameter_privilege('wal_compression', 'SET')"
 )
