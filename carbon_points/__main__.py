@@ -204,6 +204,7 @@ def demo(file: Path | None, stay: bool, seed: int, plain: bool) -> None:
     """Walk the whole loop against a real server on the embedded default, over HTTP only."""
     from carbon_points.demo import run
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends it that way leaves no server behind either
     told = run(file=file, seed=seed, stay=stay, say=console.print)
     show(plain, told.figures, told.table)
     told.wait()

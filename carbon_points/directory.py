@@ -46,7 +46,7 @@ from carbon_points import allowances, payers, terminals
 from carbon_points.allowances import Allowances
 from carbon_points.domain.refusal import Refusal
 from carbon_points.journal.journal import Mode
-from carbon_points.payers import Payer, Payers
+from carbon_points.payers import Payers
 from carbon_points.projections.read_model import write_ahead
 from carbon_points.sandbox import clock as sandbox_clock
 
@@ -318,10 +318,6 @@ class Directory:
             self._callers.clear()
         self._callers[hashed] = (caller, time.monotonic() + FRESH_SECONDS)
         return caller
-
-    def payer(self, code: str, now: datetime) -> Payer:
-        """Whose a payment code is. Refusals, in order: CodeMalformed, Throttled, CodeExpired, CodeUnknown."""
-        return self.payers.payer(code, now)
 
     def ready(self) -> None:
         """Raises what the database raises."""

@@ -5,8 +5,9 @@ a key that derives from the subject key. What the log is told of a code is the s
 its digits: the handle, which every till sees, leads nobody to a resident in the log.
 
 Guesses: three steps of a million passwords are good at any moment. After ten wrong codes of a handle none of it is
-looked at until ten minutes after the first, the right one neither. They are counted in memory, so that guesses sent at
-once are no more than guesses sent one by one, and in the row, for the other processes and the next start.
+looked at until ten minutes after the first, the right one neither; and none at a terminal after thirty wrong ones
+there, whosever they are. They are counted in memory, so that guesses sent at once are no more than guesses sent one by
+one, and in a row, for the other processes and the next start.
 """
 
 import hmac
@@ -15,8 +16,9 @@ import secrets
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -26,6 +28,7 @@ from msgspec import Struct
 from sqlalchemy import (
     BigInteger,
     Column,
+    ColumnElement,
     Connection,
     Engine,
     Insert,
@@ -40,6 +43,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.sql.dml import ReturningInsert
 
 from carbon_points import codes
 from carbon_points.codes import Code, CodeExpired, CodeUnknown
@@ -48,6 +52,7 @@ from carbon_points.domain.refusal import Refusal
 CACHED = 100_000
 FRESH_SECONDS = 5.0  # how long another process may take a replaced secret's codes; the one that replaced it knows
 WRONG_MOST, WRONG_SECONDS = 10, 600  # wrong codes of one handle, from the first of them on
+TILL_WRONG_MOST = 30  # at one terminal, in the same time: an honest queue shows a few
 HANDLE_TRIES = 20  # until a random one is nobody's
 _NONCE_BYTES, _ASKED_AT_ONCE = 12, 500
 
@@ -66,13 +71,22 @@ PAYERS = Table(
     Column("wrong", Integer, nullable=False, default=0),
     Column("wrong_since", BigInteger, nullable=False, default=0),
 )
+# The same of terminals at which one was shown.
+TILLS = Table(
+    "wrong_codes",
+    metadata,
+    Column("till", String(129), primary_key=True),
+    Column("wrong", Integer, nullable=False),
+    Column("wrong_since", BigInteger, nullable=False),
+)
+Shown = tuple[str, str | None]  # a code, and at which terminal, where what is wrong there is counted
 
 
 class Throttled(Refusal):
-    """Facts: `seconds` until it is worth trying again."""
+    """Facts: `seconds` until it is worth trying again; the `terminal`, where it is that one that has to wait."""
 
     code = "rate-limited"
-    title = "Too many tries with this resident's payment codes: wait"
+    title = "Too many tries with payment codes: wait"
 
 
 class Payer(Struct, frozen=True):
@@ -89,6 +103,33 @@ class PaymentSecret(Struct, frozen=True):
     secret: bytes
 
 
+class _Tries(Struct):
+    """Wrong codes since the first of them, of at most so many."""
+
+    most: int
+    wrong: int = 0
+    since: int = 0
+
+    def throttled(self, now: datetime) -> int:
+        """For how many seconds no code is looked at."""
+        return self._left(now) if self.wrong >= self.most else 0
+
+    def one_more(self, now: datetime) -> None:
+        """Count a wrong code in memory, as it is counted in the row."""
+        self.wrong, since = (self.wrong + 1, self.since) if self._left(now) else (1, int(now.timestamp()))
+        self.since = since
+
+    def learn(self, wrong: int, since: int) -> None:
+        """Take in what was counted elsewhere."""
+        if wrong > self.wrong:
+            self.wrong, self.since = wrong, since
+
+    def _left(self, now: datetime) -> int:
+        """Seconds that are left of the ten minutes. A clock that was far ahead, and is put right, ends them."""
+        since_then = int(now.timestamp()) - self.since
+        return WRONG_SECONDS - since_then if abs(since_then) < WRONG_SECONDS else 0
+
+
 class _Secret(Struct):
     """A row, unsealed, for as long as it is fresh."""
 
@@ -96,8 +137,7 @@ class _Secret(Struct):
     handle: str
     series: str
     secret: bytes
-    wrong: int
-    wrong_since: int
+    tries: _Tries
     until: float
 
     def payer(self, code: Code, now: datetime) -> Payer:
@@ -106,20 +146,6 @@ class _Secret(Struct):
 
     def in_step(self, step: int) -> Payer:
         return Payer(self.resident, f"{self.series}:{step}")
-
-    def throttled(self, now: datetime) -> int:
-        """For how many seconds its codes are not looked at."""
-        return self._left(now) if self.wrong >= WRONG_MOST else 0
-
-    def one_more(self, now: datetime) -> None:
-        """Count a wrong code in memory, as `_WRONG` does in the row."""
-        self.wrong, since = (self.wrong + 1, self.wrong_since) if self._left(now) else (1, int(now.timestamp()))
-        self.wrong_since = since
-
-    def _left(self, now: datetime) -> int:
-        """Seconds that are left of the ten minutes. A clock that was far ahead, and is put right, ends them."""
-        since_then = int(now.timestamp()) - self.wrong_since
-        return WRONG_SECONDS - since_then if abs(since_then) < WRONG_SECONDS else 0
 
 
 class Payers:
@@ -130,6 +156,8 @@ class Payers:
         self._key = AESGCM(HKDF(SHA256(), 32, salt=None, info=b"carbon-points payment secrets").derive(subject_key))
         self._known: OrderedDict[str, _Secret] = OrderedDict()
         self._once: OrderedDict[Code, None] = OrderedDict()  # good once, however long ago
+        self._tills: OrderedDict[str, _Tries] = OrderedDict()  # that have shown a wrong code
+        self._unsure: dict[str | None, set[Shown]] = {}  # by handle and by terminal, what is to be judged
         self._lock = threading.Lock()
 
     # -- secrets -----------------------------------------------------------------------------------------------------
@@ -184,55 +212,68 @@ class Payers:
         except InvalidTag:
             log.exception("the payment secret of %s is sealed under another subject key, or was altered", resident)
             return None
-        return _Secret(resident, handle, series, secret, wrong, since, time.monotonic() + FRESH_SECONDS)
+        tries = _Tries(WRONG_MOST, wrong, since)
+        return _Secret(resident, handle, series, secret, tries, time.monotonic() + FRESH_SECONDS)
 
     # -- codes -------------------------------------------------------------------------------------------------------
 
-    def payer(self, code: str, now: datetime) -> Payer:
+    def payer(self, code: str, now: datetime, till: str | None = None) -> Payer:
         """Whose a code is. Refusals, in order: CodeMalformed, Throttled, CodeExpired, CodeUnknown."""
-        found = self.payers([code], now)[code]
+        found = self.payers([(code, till)], now)[code, till]
         if isinstance(found, Refusal):
             raise found
         return found
 
-    def known(self, code: str, now: datetime) -> Payer | None:
+    def known(self, code: str, now: datetime, till: str | None = None) -> Payer | None:
         """Whose a right code is, if its handle was looked up a moment ago: without asking the database.
 
-        Raises CodeMalformed. Any other refusal is for `payer` to find.
+        Raises CodeMalformed. Whatever else it is, is for `payers` to find; until it has, what else comes of that handle
+        or terminal is, too: a right code never overtakes wrong ones that were sent before it.
         """
         told = codes.read(code)
-        kept = self._known.get(told.handle)
-        if kept is None or kept.until <= time.monotonic() or kept.throttled(now):
-            return None
-        try:
-            return kept.payer(told, now)
-        except Refusal:
-            return None
+        kept, tries = self._known.get(told.handle), self._tills.get(till or "")
+        waiting = told.handle in self._unsure or (till in self._unsure if till else False)
+        if kept and kept.until > time.monotonic() and not (waiting or kept.tries.throttled(now)):
+            try:
+                if not (tries and tries.throttled(now)):
+                    return kept.payer(told, now)
+            except Refusal:
+                pass
+        with self._lock:
+            for name in _names(told, till):
+                self._unsure.setdefault(name, set()).add((code, till))
+        return None
 
-    def payers(self, asked: Iterable[str], now: datetime) -> Mapping[str, Payer | Refusal]:
-        """The same for many at once. Nothing is written but wrong codes of handles that somebody has."""
-        found: dict[str, Payer | Refusal] = {}
-        read: dict[str, Code] = {}
-        for code in asked:
+    def payers(self, asked: Collection[Shown], now: datetime) -> Mapping[Shown, Payer | Refusal]:
+        """The same for many at once. Nothing is written but how many were wrong, of a handle and at a terminal."""
+        found: dict[Shown, Payer | Refusal] = {}
+        read: dict[Shown, Code] = {}
+        for shown in asked:
             try:
-                read[code] = codes.read(code)
+                read[shown] = codes.read(shown[0])
             except Refusal as refusal:
-                found[code] = refusal
-        known = self._look_up({told.handle for told in read.values()})
-        wrong = Counter[str]()
-        for code, told in read.items():
-            try:
-                found[code] = self._judged(told, known.get(told.handle), now, wrong)
-            except Refusal as refusal:
-                found[code] = refusal
-        if wrong:
-            self._count(wrong, now)
+                found[shown] = refusal
+        try:
+            known = self._look_up({told.handle for told in read.values()})
+            handles, tills = Counter[str](), Counter[str]()
+            for (code, till), told in read.items():
+                try:
+                    found[code, till] = self._judged(told, till, known.get(told.handle), now)
+                except Refusal as refusal:
+                    found[code, till] = refusal
+                    if isinstance(refusal, CodeUnknown):
+                        handles[told.handle] += told.handle in known
+                        tills[till or ""] += till is not None
+        finally:
+            self._judged_are(read)
+        self._count(+handles, +tills, now)
         return found
 
-    def was(self, code: str, payer: Payer) -> bool:
+    def was(self, code: str, payer: Payer, guessed_at: str | None = None) -> bool:
         """Whether a code is the one that was taken as this payer's, however long ago: its call may be sent again late.
 
-        From then on it is no guess. Where the secret was replaced since, nobody can tell, and the answer is yes.
+        From then on it is no guess; where it was just taken for one at a terminal, that is taken back. Where the secret
+        was replaced since, nobody can tell, and the answer is yes.
         """
         series, _, step = payer.step.rpartition(":")
         kept = self._of_resident(payer.resident)
@@ -244,22 +285,48 @@ class Payers:
             self._once[codes.read(code)] = None
             while len(self._once) > CACHED:
                 self._once.popitem(last=False)
+            if tries := self._tills.get(guessed_at or ""):
+                tries.wrong = max(tries.wrong - 1, 0)
+        if guessed_at:
+            with self._engine.begin() as connection:
+                connection.execute(_TAKEN_BACK, {"of": guessed_at})
         return True
 
-    def _judged(self, told: Code, kept: _Secret | None, now: datetime, wrong: Counter[str]) -> Payer:
-        if kept is None:
-            raise CodeUnknown
+    def _judged(self, told: Code, till: str | None, kept: _Secret | None, now: datetime) -> Payer:
         with self._lock:  # a guess is counted before the next one is looked at
-            if seconds := kept.throttled(now):
+            of_till = self._tills.get(till or "")
+            if of_till and (seconds := of_till.throttled(now)):
+                raise Throttled(seconds=seconds, terminal=till)
+            if kept and (seconds := kept.tries.throttled(now)):
                 raise Throttled(seconds=seconds)
             try:
+                if kept is None:
+                    raise CodeUnknown
                 return kept.payer(told, now)
             except CodeUnknown:
                 if told in self._once:
                     raise CodeExpired from None
-                kept.one_more(now)
-                wrong[kept.handle] += 1
+                if kept:
+                    kept.tries.one_more(now)
+                if till:
+                    self._of_till(till).one_more(now)
                 raise
+
+    def _of_till(self, till: str) -> _Tries:
+        tries = self._tills.setdefault(till, _Tries(TILL_WRONG_MOST))
+        self._tills.move_to_end(till)
+        while len(self._tills) > CACHED:
+            self._tills.popitem(last=False)
+        return tries
+
+    def _judged_are(self, read: Mapping[Shown, Code]) -> None:
+        with self._lock:
+            for shown, told in read.items():
+                for name in _names(told, shown[1]):
+                    waiting = self._unsure.get(name, set[Shown]())
+                    waiting.discard(shown)
+                    if not waiting:
+                        self._unsure.pop(name, None)
 
     def _look_up(self, handles: set[str]) -> dict[str, _Secret]:
         now = time.monotonic()
@@ -286,16 +353,26 @@ class Payers:
             row = connection.execute(_ROWS.where(PAYERS.c.resident == resident)).first()
         return self._unsealed(*row) if row else None
 
-    def _count(self, wrong: Counter[str], now: datetime) -> None:
+    def _count(self, handles: Mapping[str, int], tills: Mapping[str, int], now: datetime) -> None:
         """Write wrong codes down, and take in what was counted elsewhere."""
+        if not handles and not tills:
+            return
         at = int(now.timestamp())
         with self._engine.begin() as connection:
-            for handle, more in sorted(wrong.items()):  # in one order, as other processes do
+            for handle, more in sorted(handles.items()):  # in one order, as other processes do
                 row = connection.execute(_WRONG, {"of": handle, "more": more, "at": at}).first()
                 with self._lock:
-                    kept = self._known.get(handle)
-                    if row and kept and row.wrong > kept.wrong:
-                        kept.wrong, kept.wrong_since = row
+                    if row and (kept := self._known.get(handle)):
+                        kept.tries.learn(*row)
+            for till, more in sorted(tills.items()):
+                row = connection.execute(_wrong_at(connection), {"till": till, "wrong": more, "wrong_since": at}).one()
+                with self._lock:
+                    self._of_till(till).learn(*row)
+
+
+def _names(told: Code, till: str | None) -> tuple[str, ...]:
+    """Of what a code may turn out to be a wrong one."""
+    return (told.handle, till) if till else (told.handle,)
 
 
 _ROWS = select(
@@ -303,21 +380,44 @@ _ROWS = select(
 )
 _OF_HANDLES = _ROWS.where(PAYERS.c.handle.in_(bindparam("handles", expanding=True)))
 _at, _more = bindparam("at", type_=BigInteger), bindparam("more", type_=Integer)
-_recent = PAYERS.c.wrong_since.between(_at - (WRONG_SECONDS - 1), _at + (WRONG_SECONDS - 1))
+
+
+def _recent(since: ColumnElement[int], at: ColumnElement[int]) -> ColumnElement[bool]:
+    return since.between(at - (WRONG_SECONDS - 1), at + (WRONG_SECONDS - 1))
+
+
 _WRONG = (
     PAYERS.update()
     .where(PAYERS.c.handle == bindparam("of"))
     .values(
-        wrong=case((_recent, PAYERS.c.wrong + _more), else_=_more),
-        wrong_since=case((_recent, PAYERS.c.wrong_since), else_=_at),
+        wrong=case((_recent(PAYERS.c.wrong_since, _at), PAYERS.c.wrong + _more), else_=_more),
+        wrong_since=case((_recent(PAYERS.c.wrong_since, _at), PAYERS.c.wrong_since), else_=_at),
     )
     .returning(PAYERS.c.wrong, PAYERS.c.wrong_since)
 )
+_TAKEN_BACK = TILLS.update().where(TILLS.c.till == bindparam("of"), TILLS.c.wrong > 0).values(wrong=TILLS.c.wrong - 1)
+
+
+def _wrong_at(connection: Connection) -> ReturningInsert[Any, Any]:
+    """The same of a terminal, whose first wrong code may be this one."""
+    insert = _insert(connection, TILLS)
+    new, recent = insert.excluded, _recent(TILLS.c.wrong_since, insert.excluded.wrong_since)
+    counted = {
+        "wrong": case((recent, TILLS.c.wrong + new.wrong), else_=new.wrong),
+        "wrong_since": case((recent, TILLS.c.wrong_since), else_=new.wrong_since),
+    }
+    return insert.on_conflict_do_update(index_elements=["till"], set_=counted).returning(
+        TILLS.c.wrong, TILLS.c.wrong_since
+    )
+
+
+def _insert(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
+    return (postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert)(table)
 
 
 def _put(connection: Connection, replacing: bool) -> Insert:
     """A resident's row, in the place of the one that is there or only where there is none."""
-    insert = (postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert)(PAYERS)
+    insert = _insert(connection, PAYERS)
     if not replacing:
         return insert.on_conflict_do_nothing(index_elements=["resident"])
     new = {name: insert.excluded[name] for name in ("handle", "series", "sealed", "wrong", "wrong_since")}

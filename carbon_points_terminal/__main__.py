@@ -52,6 +52,25 @@ WORDS = {
     "REVERSING": "[bold red]NO SALE[/] 正在撤销，请勿交付商品；可接待下一位顾客",
 }
 
+# Why there is none, by the platform's code. Other codes stand for themselves.
+WHY = {
+    "insufficient-points": "积分不足",
+    "account-frozen": "居民账户已冻结",
+    "not-agreed": "居民没有同意",
+    "not-agreed-in-time": "居民没有及时同意",
+    "hold-abandoned": "这一笔没有完成，没有扣积分",
+    "code-used": "付款码已用过",
+    "code-expired": "付款码已过期",
+    "code-unknown": "付款码无效",
+    "code-malformed": "付款码不正确",
+    "rate-limited": "试得太频繁，请稍候",
+    "offer-sold-out": "商品已兑完",
+    "offer-not-open": "商品不在兑换时间内",
+    "offer-limit-reached": "居民已达兑换上限",
+    "offer-day-limit-reached": "今天的份数已兑完",
+    "campaign-spent": "活动预算已用完",
+}
+
 
 def main() -> None:
     """The program."""
@@ -146,7 +165,7 @@ def _line(call: Call) -> str:
     if outcome and outcome.result == "approved" and outcome.points:
         parts.append(f"{outcome.points} points (积分), {outcome.fen / 100:.2f} yuan")
     if outcome and outcome.code:
-        parts.append(escape(outcome.code))
+        parts.append(escape(f"{outcome.code} {WHY.get(outcome.code, '')}".rstrip()))
     if call.exception:
         parts.append("[bold]exception (异常单)[/]: tell whoever runs this terminal")
     return " · ".join([*parts, f"{_kind(call)} {call.stan:06} {call.reference}"])

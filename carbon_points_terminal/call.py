@@ -103,7 +103,7 @@ FollowUp = Capture | Void | Refund
 
 
 class Redemption(Struct, frozen=True):
-    """A redemption as the platform shows it."""
+    """A redemption as the platform shows it. `declined_because`: a code."""
 
     redemption_id: str
     status: str
@@ -116,6 +116,7 @@ class Redemption(Struct, frozen=True):
     refunded_points: int = 0
     refunded_fen: int = 0
     expires_at: datetime | None = None
+    declined_because: str = ""
 
 
 class Refunded(Struct, frozen=True):

@@ -229,7 +229,7 @@ def _shown(call: Call, shown: Redemption, facts: Facts) -> Call:
         return reversing(replace(call, last=wrong), "mismatch", facts)
     call = replace(call, redemption_id=shown.redemption_id)
     if shown.status in OVER:
-        return _done(call, _outcome("declined", shown, call.refused or shown.status))
+        return _done(call, _outcome("declined", shown, shown.declined_because or call.refused or shown.status))
     if shown.status in SPENT or (shown.status == "held" and not sale.capture):
         spent = shown.captured_points, shown.captured_fen
         return _done(_moved(call, "sale", *spent, facts) if shown.status in SPENT else call, _sold(shown))
@@ -351,7 +351,7 @@ def _of_offline(call: Call, answer: Answer, facts: Facts) -> Call:
             call = replace(call, redemption_id=shown.redemption_id)
             return _done(_moved(call, "sale", shown.captured_points, shown.captured_fen, facts), _sold(shown))
         case Redemption() as shown if shown.status in OVER:
-            return _done(call, _outcome("declined", shown, shown.status))
+            return _done(call, _outcome("declined", shown, shown.declined_because or shown.status))
         case Redemption() as shown:
             return _forward_later(call, facts, Silence(f"shown as {shown.status}", invalid=True))
         case Refused() as said if said.again or said.unheard or said.problem.retryable == "query-first":

@@ -27,6 +27,15 @@ hypothesis.settings.register_profile("long", deadline=None, max_examples=LONG)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def as_quick_as_the_others() -> Iterator[None]:
+    """A command that takes in a file lowers its priority for good. Run in this process, it would make slow whatever is
+    tested here after it, and every server that it starts, beside a worker that goes on as before."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "nice", lambda by: 0)
+        yield
+
+
 # -- time ------------------------------------------------------------------------------------------------------------
 
 

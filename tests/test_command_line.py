@@ -26,7 +26,7 @@ from click.testing import CliRunner, Result
 
 from carbon_points import ingest as of_ingest
 from carbon_points import settings
-from carbon_points.__main__ import cli, main
+from carbon_points.__main__ import FILE_NICE, cli, main
 from carbon_points.api.installation import Installation, open_installation
 from carbon_points.domain.merchant import EnrolTerminal, RegisterMerchant
 from carbon_points.domain.terminal import AddTerminalKey
@@ -664,15 +664,19 @@ class TestIngestBySeveralProcesses:
         assert (counts(told), reported(told)) == self.alone(tmp_path, file)
         assert there.told("verify")["ok"]
 
-    def test_who_is_killed_leaves_no_process_behind(self, there: Installed, file: Path) -> None:
+    def test_they_give_way_to_others_and_who_is_killed_leaves_no_process_behind(
+        self, there: Installed, file: Path
+    ) -> None:
         with there.apart("ingest", file, "--source", "szt", start_new_session=True) as process:
             deadline, theirs = time.monotonic() + 60, list[psutil.Process]()
             while len(theirs) < 2 and time.monotonic() < deadline:
                 time.sleep(0.02)
                 theirs = psutil.Process(process.pid).children(recursive=True)
+            calm = min(one.nice() for one in [psutil.Process(process.pid), *theirs])
             process.kill()
             process.communicate()
         assert len(theirs) >= 2
+        assert calm - psutil.Process().nice() >= FILE_NICE, "a server beside it has the processor first"
         _, alive = psutil.wait_procs(theirs, timeout=60)
         assert not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE]
 

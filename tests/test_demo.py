@@ -130,7 +130,10 @@ def test_a_file_with_mistakes_in_it_is_walked_too(tmp_path: Path) -> None:
     assert told["actions"]["accepted"] == 2
 
 
-def test_asked_to_stay_it_tells_its_address_and_keys_and_leaves_nothing_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ended_by", [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_stay_it_tells_its_address_and_keys_and_leaves_nothing_behind(
+    tmp_path: Path, ended_by: signal.Signals
+) -> None:
     with demo("--stay", "--actions", file_of(tmp_path, 2)) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -148,7 +151,7 @@ def test_asked_to_stay_it_tells_its_address_and_keys_and_leaves_nothing_behind(t
         assert answer.json()["in_fen"] > 0
         assert httpx.get(f"{url}/docs").status_code == 200
         assert Path(folder).is_dir()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(ended_by)
         process.communicate(timeout=60)
     assert process.returncode == 0
     assert not Path(folder).exists()

@@ -20,6 +20,8 @@ KEY, OTHER = bytes(range(32)), bytes(32)
 Opening = Callable[..., Payers]
 NOW = datetime(2025, 6, 15, 4, 0, 30, tzinfo=UTC)
 STEP = codes.step_at(NOW)
+TILL = "shop/t1"
+NOBODYS = codes.made("000000000", bytes(codes.SECRET_BYTES), STEP)  # but in one of a thousand million runs
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -105,9 +107,9 @@ class TestPayers:
     def test_many_are_looked_up_together_and_each_is_told_its_own(self, payers: Payers) -> None:
         phones = [Phone(payers) for _ in range(20)]
         asked = [*(phone.code() for phone in phones), phones[0].code(STEP - 5), next(phones[1].wrong()), "8"]
-        found = payers.payers(asked, NOW)
-        assert [found[phone.code()] for phone in phones] == [payers.payer(phone.code(), NOW) for phone in phones]
-        assert [type(found[code]) for code in asked[20:]] == [CodeExpired, CodeUnknown, CodeMalformed]
+        found = payers.payers([(code, None) for code in asked], NOW)
+        assert [found[phone.code(), None] for phone in phones] == [payers.payer(phone.code(), NOW) for phone in phones]
+        assert [type(found[code, None]) for code in asked[20:]] == [CodeExpired, CodeUnknown, CodeMalformed]
 
     def test_a_code_that_was_looked_up_a_moment_ago_is_known_without_the_database(
         self, payers: Payers, monkeypatch: pytest.MonkeyPatch
@@ -254,7 +256,8 @@ class TestGuesses:
     def test_of_many_guesses_at_once_no_more_are_judged_than_one_by_one(self, payers: Payers) -> None:
         phone = Phone(payers)
         guesses = [code for code, _ in zip(phone.wrong(), range(60), strict=False)]
-        assert [type(found) for found in payers.payers(guesses[:30], NOW).values()].count(CodeUnknown) == 10
+        found = payers.payers([(code, None) for code in guesses[:30]], NOW)
+        assert [type(one) for one in found.values()].count(CodeUnknown) == 10
         phone = Phone(payers)
         guesses = [code for code, _ in zip(phone.wrong(), range(60), strict=False)]
         with ThreadPoolExecutor(20) as threads:
@@ -285,9 +288,89 @@ class TestGuesses:
         assert payers.payer(phone.code(), NOW).resident == phone.resident
 
 
-def refused_by(payers: Payers, code: str, now: datetime = NOW) -> type[Exception]:
+class TestGuessesAtOneTerminal:
+    """Whoever tries one code of each of many handles never meets the limit of a handle."""
+
+    @pytest.fixture
+    def guess(self, payers: Payers) -> Callable[[], str]:
+        """A wrong code of another handle each time, every second one of nobody's."""
+        guesses = (code for _ in range(100) for code in (next(Phone(payers).wrong()), NOBODYS))
+        return lambda: next(guesses)
+
+    def test_after_thirty_wrong_codes_none_is_looked_at_for_ten_minutes(
+        self, payers: Payers, opening: Opening, guess: Callable[[], str]
+    ) -> None:
+        phone = Phone(payers)
+        assert [refused_by(payers, guess(), till=TILL) for _ in range(30)] == [CodeUnknown] * 30
+        minute_later = NOW + timedelta(seconds=60)
+        for code in (guess(), phone.code()):
+            assert payers.known(code, minute_later, TILL) is None
+            with pytest.raises(Throttled) as refused:
+                payers.payer(code, minute_later, TILL)
+            assert refused.value.facts == {"seconds": 540, "terminal": TILL}
+        later = NOW + timedelta(minutes=10)
+        assert payers.payer(phone.code(STEP + 10), later, TILL).resident == phone.resident
+
+    def test_others_go_on(self, payers: Payers, guess: Callable[[], str]) -> None:
+        phone = Phone(payers)
+        for _ in range(40):
+            refused_by(payers, guess(), till=TILL)
+        for till in ("shop/t2", None):
+            for _ in range(2):
+                known = payers.known(phone.code(), NOW, till) or payers.payer(phone.code(), NOW, till)
+                assert known.resident == phone.resident
+        assert refused_by(payers, phone.code(), till=TILL) is Throttled
+
+    def test_they_count_together_at_several_processes_and_a_restart_forgets_nothing(
+        self, payers: Payers, opening: Opening, guess: Callable[[], str]
+    ) -> None:
+        processes = [payers, opening(), opening()]
+        told = [refused_by(processes[n % 3], guess(), till=TILL) for n in range(45)]
+        assert 30 <= told.count(CodeUnknown) <= 32, "each process may have been told of the last one too late"
+        assert set(told[33:]) == {Throttled}
+        restarted = opening()
+        told = [refused_by(restarted, guess(), till=TILL) for _ in range(3)]
+        assert told == [CodeUnknown, Throttled, Throttled], "it learns how many there were by the first wrong one"
+
+    def test_of_many_at_once_no_more_are_judged_than_one_by_one(self, payers: Payers, guess: Callable[[], str]) -> None:
+        guesses = [guess() for _ in range(60)]
+        found = payers.payers([(code, TILL) for code in {*guesses}], NOW)
+        assert [type(one) for one in found.values()].count(CodeUnknown) == 30
+        with ThreadPoolExecutor(20) as threads:
+            told = list(threads.map(lambda code: refused_by(payers, code, till="shop/t2"), guesses))
+        assert told.count(CodeUnknown) == 30
+
+    def test_right_and_old_codes_count_for_nothing(self, payers: Payers, url: str) -> None:
+        phone = Phone(payers)
+        for _ in range(40):
+            assert payers.payer(phone.code(), NOW, TILL)
+            assert refused_by(payers, phone.code(STEP - 3), till=TILL) is CodeExpired
+        assert stored(url, "wrong_codes") == []
+
+    def test_a_call_that_is_sent_again_late_is_taken_back(self, payers: Payers, opening: Opening, url: str) -> None:
+        phone = Phone(payers)
+        used, late = payers.payer(phone.code(), NOW, TILL), NOW + timedelta(hours=1)
+        for one in (payers, opening()):
+            with pytest.raises(CodeUnknown):
+                one.payer(phone.code(), late, TILL)
+            assert one.was(phone.code(), used, TILL)
+            assert refused_by(one, phone.code(), late, TILL) is CodeExpired
+        assert not payers.was(next(phone.wrong()), used, TILL)
+        assert [row["wrong"] for row in stored(url, "wrong_codes")] == [0]
+
+    def test_memory_is_bounded(self, payers: Payers, guess: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(of_payers, "CACHED", 3)
+        for n in range(9):
+            code = guess()
+            assert payers.known(code, NOW, f"shop/{n}") is None
+            refused_by(payers, code, till=f"shop/{n}")
+        assert len(payers._tills) <= 3
+        assert not payers._unsure
+
+
+def refused_by(payers: Payers, code: str, now: datetime = NOW, till: str | None = None) -> type[Exception]:
     try:
-        found = payers.payer(code, now)
+        found = payers.payer(code, now, till)
     except (CodeExpired, CodeUnknown, Throttled) as refusal:
         return type(refusal)
     raise AssertionError(found)

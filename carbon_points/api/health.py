@@ -46,7 +46,7 @@ def healthz() -> Health:
     "/readyz",
     operation_id="getReadiness",
     tags=["health"],
-    summary="The databases answer, and how far the read models are",
+    summary="The clock is believed, the databases answer, and how far the read models are",
     responses={503: ResponseSpec(Readiness, description="`problems` says which do not", generate_examples=False)},
 )
 @threaded
@@ -54,6 +54,7 @@ def readyz(installation: NamedDependency[Installation]) -> Response[Readiness]:
     wrong: list[str] = []
     lag: dict[str, int] = {}
     for name, check in (
+        ("clock", installation.clock),
         ("journal", installation.journal.heads),
         ("directory", installation.directory.ready),
         ("read models", lambda: lag.update({str(p): n for p, n in installation.follower.lag().items()})),

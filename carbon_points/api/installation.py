@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar
@@ -25,11 +25,11 @@ from carbon_points.directory import KEY_FILE, Caller, Directory, DirectoryIncomp
 from carbon_points.domain.event import Command
 from carbon_points.domain.methodology import PublishMethodology
 from carbon_points.domain.refusal import Refusal
-from carbon_points.journal.journal import Journal, Rules, create_journal, open_journal
+from carbon_points.journal.journal import Journal, Rules, SteadyClock, create_journal, open_journal
 from carbon_points.journal.partition import Outcome, Unavailable, Write
 from carbon_points.journal.streams import METHODOLOGIES
 from carbon_points.methodologies import shipped
-from carbon_points.payers import Payer
+from carbon_points.payers import Payer, Shown
 from carbon_points.projections.cache import CityCache
 from carbon_points.projections.loop import Follower
 from carbon_points.projections.ranker import Ranker
@@ -45,6 +45,7 @@ from carbon_points.webhooks.sending import Allowed, Sender
 P = ParamSpec("P")
 R = TypeVar("R")
 Group = TypeVar("Group")
+Name = TypeVar("Name")
 Found = TypeVar("Found")
 View = Callable[[Any, datetime], object]
 BODY_MOST = 256 * 1024  # bytes; a batch of actions has no such limit
@@ -64,9 +65,9 @@ class Installation(Struct, frozen=True):
     follower: Follower
     cache: CityCache
     clock: Callable[[], datetime]
-    bindings: "Together[tuple[str, bool], str]"
+    bindings: "Together[tuple[str, bool], str, str]"
     deadlines: "Deadlines"
-    paying: "Together[None, Payer]"
+    paying: "Together[None, Shown, Payer]"
     orders: Orders
     finisher: Finisher
     roots: Roots
@@ -91,12 +92,13 @@ class Installation(Struct, frozen=True):
         known = self.directory.known(source, subject)
         return known or await self.bindings.ask((source, create), subject)
 
-    async def payer(self, code: str) -> Payer:
-        """Whose a payment code is. Those who ask at the same time are looked up together.
+    async def payer(self, code: str, till: str | None = None) -> Payer:
+        """Whose a payment code is, `till` where a terminal's wrong ones are counted. Those who ask at the same time are
+        looked up together.
 
         Refusals, in order: CodeMalformed, Throttled, CodeExpired, CodeUnknown.
         """
-        known = self.directory.payers.known(code, self.clock()) or await self.paying.ask(None, code)
+        known = self.directory.payers.known(code, self.clock(), till) or await self.paying.ask(None, (code, till))
         assert known is not None, "a code has its payer or its refusal"
         return known
 
@@ -143,15 +145,15 @@ class Installation(Struct, frozen=True):
         self.endpoints.close()
 
 
-class Together(Generic[Group, Found]):
+class Together(Generic[Group, Name, Found]):
     """Asks the directory for many callers of one event loop at once: all of a group that wait are one question."""
 
-    def __init__(self, find: Callable[[Group, Sequence[str]], Mapping[str, Found | Refusal]]) -> None:
+    def __init__(self, find: Callable[[Group, Sequence[Name]], Mapping[Name, Found | Refusal]]) -> None:
         self._find = find
-        self._asked: dict[Group, dict[str, asyncio.Future[Found | None]]] = {}
+        self._asked: dict[Group, dict[Name, asyncio.Future[Found | None]]] = {}
         self._asking: asyncio.Task[None] | None = None
 
-    async def ask(self, group: Group, name: str) -> Found | None:
+    async def ask(self, group: Group, name: Name) -> Found | None:
         """What was found of a name, or None. Raises its refusal."""
         names = self._asked.setdefault(group, {})
         if name not in names:
@@ -206,12 +208,8 @@ class Deadlines:
             self._watched.popleft()
 
 
-def utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
 def open_installation(
-    settings: Settings, *, clock: Callable[[], datetime] = utc_now, command: Sequence[str] = ()
+    settings: Settings, *, clock: Callable[[], datetime] | None = None, command: Sequence[str] = ()
 ) -> Installation:
     """Everything of an installation, opened; nothing is started. With a `command`, that program will follow the log and
     deliver webhooks.
@@ -219,8 +217,9 @@ def open_installation(
     A log without any methodology is new: it adopts the tables that this release ships. Later ones are published
     by hand. Raises OtherMode where the data is a sandbox's and the settings are not, or the other way.
     """
-    real, moved = clock, MovedClock(clock) if settings.sandbox else None
-    clock = moved or clock
+    real = clock or SteadyClock()
+    moved = MovedClock(real) if settings.sandbox else None
+    clock = moved or real
     journal = open_journal(settings.journal_url, partitions=settings.partitions, clock=clock, mode=settings.mode)
     adopt(journal)
     key = subject_key(settings.subject_key, Path(settings.data_dir))
@@ -257,7 +256,7 @@ def open_installation(
         clock,
         Together(lambda asked, subjects: directory.residents(asked[0], subjects, create=asked[1])),
         deadlines,
-        Together(lambda _, codes: directory.payers.payers(codes, clock())),
+        Together(lambda _, shown: directory.payers.payers(shown, clock())),
         Orders(journal, lambda write: deadlines.watched(journal.ask(write))),
         Finisher(journal, read_model, follower, clock),
         Roots(journal, settings.folder / "roots.json"),

@@ -18,8 +18,11 @@ from msgspec import Struct
 
 from carbon_points.domain import account
 from carbon_points.domain.account import (
+    NOT_AGREED,
+    NOT_AGREED_IN_TIME,
     Account,
     DeclineHold,
+    HoldDeclined,
     HoldPoints,
     LapseDue,
     Redemption,
@@ -124,6 +127,17 @@ class Orders:
         entry = self._journal.find(("order", redemption_id))
         event = codec.decode(entry.type, entry.state) if entry else None
         return event if isinstance(event, OrderPlaced | OrderDeclined) else None
+
+    def why_declined(self, resident: str, redemption_id: str) -> str:
+        """Why a redemption is declined that is, from a thread: the code of the refusal or, where points were set aside
+        until the resident agreed, what they did."""
+        entry = self._journal.find_beside(resident, ("redemption", redemption_id))
+        assert entry is not None, "what is declined was asked for"
+        asked = codec.decode(entry.type, entry.state)
+        if isinstance(asked, HoldDeclined):
+            return asked.reason
+        said = self._journal.find_beside(resident, ("confirmation", redemption_id))
+        return NOT_AGREED if said else NOT_AGREED_IN_TIME
 
     def forget(self) -> None:
         """Whose redemptions they are is in the log."""

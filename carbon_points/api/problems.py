@@ -325,7 +325,7 @@ def of_exception(error: Exception) -> Problem:
         case CursorInvalid():
             return problem("cursor-invalid")
         case Unavailable() | Unreachable() | SQLAlchemyError():
-            log.error("database unavailable: %s", error)
+            log.error("unavailable: %s", error)
             return problem("unavailable")
         case ValidationException():
             return _of_parameters(error)

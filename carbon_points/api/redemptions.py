@@ -38,6 +38,7 @@ from carbon_points.api.installation import (
 from carbon_points.api.orders import Held, Parties
 from carbon_points.api.problems import ApiError, documented
 from carbon_points.api.sandbox import hung_up, payer_of_fixed
+from carbon_points.codes import CodeUnknown
 from carbon_points.directory import Caller
 from carbon_points.domain import account
 from carbon_points.domain.account import (
@@ -120,7 +121,8 @@ class Agreement(Struct, frozen=True, forbid_unknown_fields=True):
 
 class RedemptionShown(Struct, frozen=True):
     """A redemption. `status`: none (it never came), confirming, held, declined, captured, partially_refunded, refunded,
-    voided, expired or reversed. Whose it is, and what is left, is told to apps only."""
+    voided, expired or reversed. `declined_because`: the code of the refusal, or not-agreed or not-agreed-in-time.
+    Whose it is, and what is left, is told to apps only."""
 
     redemption_id: str
     status: str
@@ -135,6 +137,7 @@ class RedemptionShown(Struct, frozen=True):
     refunded_fen: int = 0
     offer: str | UnsetType = UNSET
     items: int | UnsetType = UNSET
+    declined_because: str | UnsetType = UNSET
     resident: str | UnsetType = UNSET
     balance: Balance | UnsetType = UNSET
 
@@ -275,18 +278,20 @@ async def _payer(installation: Installation, caller: Caller, data: Hold, redempt
     if data.allowance is not UNSET:
         return await asyncio.to_thread(_by_allowance, installation, data, redemption_id)
     if data.code is not UNSET:
+        till = f"{data.merchant}/{data.terminal}"
+        guessing = till if caller.role == "terminal" else None  # whoever may spend without a code has none to guess
         try:
-            till = f"{data.merchant}/{data.terminal}"
             made_up = await payer_of_fixed(installation, data.code, redemption_id, till)
-            payer = made_up or await installation.payer(data.code)
-        except Refusal:
+            payer = made_up or await installation.payer(data.code, guessing)
+        except Refusal as refusal:
             # A call that is sent again, when its code is good no more.
             placed = await asyncio.to_thread(installation.orders.placed, redemption_id)
             if placed is None:
                 raise
             payer = Payer(placed.resident, placed.code or "")
-            same = placed.code and await asyncio.to_thread(installation.directory.payers.was, data.code, payer)
-            if not same:
+            guessed_at = guessing if isinstance(refusal, CodeUnknown) else None
+            was = installation.directory.payers.was
+            if not placed.code or not await asyncio.to_thread(was, data.code, payer, guessed_at):
                 raise Conflict(fields=["code"]) from None
         return payer.resident, payer.step
     assert data.resident is not UNSET
@@ -439,7 +444,11 @@ def _read(installation: Installation, caller: Caller, redemption_id: str) -> Red
     if redemption is None:
         raise account.RedemptionUnknown(redemption=redemption_id)
     at = installation.clock()
-    return _private(caller, _shown(redemption, at), known.id, account.balance(known, at))
+    shown = _shown(redemption, at)
+    if shown.status == "declined":
+        because = installation.orders.why_declined(known.id, redemption_id)
+        shown = structs.replace(shown, declined_because=because)
+    return _private(caller, shown, known.id, account.balance(known, at))
 
 
 @post(
@@ -635,9 +644,10 @@ async def confirm_redemption(
 def _agreed(redemption: Redemption, event: Event) -> RedemptionShown:
     """What the resident's word led to, whatever came later."""
     captured = event if isinstance(event, PointsCaptured) else None
+    declined = isinstance(event, HoldReleased)
     return RedemptionShown(
         redemption.id,
-        "captured" if captured else "declined" if isinstance(event, HoldReleased) else "held",
+        "captured" if captured else "declined" if declined else "held",
         redemption.merchant,
         redemption.terminal,
         redemption.points,
@@ -646,6 +656,7 @@ def _agreed(redemption: Redemption, event: Event) -> RedemptionShown:
         captured.points if captured else 0,
         captured.amount_fen if captured else 0,
         **_offered(redemption),
+        declined_because=account.NOT_AGREED if declined else UNSET,
     )
 
 

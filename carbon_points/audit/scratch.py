@@ -7,6 +7,7 @@ settlement's files must name.
 
 import sqlite3
 from collections.abc import Iterator
+from datetime import datetime
 
 from carbon_points.journal.entry import Claim
 
@@ -20,6 +21,8 @@ CREATE TABLE spent (redemption TEXT, resident TEXT, kind TEXT, times INTEGER, po
     said_times INTEGER, said_points INTEGER, said_fen INTEGER, PRIMARY KEY (redemption, resident, kind)) WITHOUT ROWID;
 CREATE TABLE moves (stream TEXT, redemption TEXT, kind TEXT, position INTEGER, batch INTEGER, count INTEGER,
     PRIMARY KEY (stream, redemption, kind, position)) WITHOUT ROWID;
+CREATE TABLE offline (stream TEXT, redemption TEXT, position INTEGER, captured_at TEXT,
+    PRIMARY KEY (stream, redemption)) WITHOUT ROWID;
 CREATE TABLE lines (merchant TEXT, settlement TEXT, recorded_at TEXT, partition INTEGER, position INTEGER, line BLOB,
     PRIMARY KEY (merchant, settlement, recorded_at, partition, position)) WITHOUT ROWID;
 CREATE TABLE parts (stream TEXT, part TEXT, version INTEGER, value BLOB, PRIMARY KEY (stream, part)) WITHOUT ROWID;
@@ -122,6 +125,17 @@ class Scratch:
         """Batches and counts of the moves up to a position, in their order."""
         sql = "SELECT batch, count FROM moves WHERE stream = ? AND redemption = ? AND kind = ? AND position <= ?"
         yield from self._db.execute(f"{sql} ORDER BY position", (stream, redemption, kind, until))
+
+    def keep_offline(self, stream: str, redemption: str, position: int, captured_at: datetime) -> None:
+        """An order of a merchant was taken without a network."""
+        row = (stream, redemption, position, captured_at.isoformat())
+        self._db.execute("INSERT INTO offline VALUES (?,?,?,?)", row)
+
+    def offline(self, stream: str, redemption: str, until: int) -> datetime | None:
+        """When it was, if an entry up to a position says so."""
+        sql = "SELECT captured_at FROM offline WHERE stream = ? AND redemption = ? AND position <= ?"
+        row = self._db.execute(sql, (stream, redemption, until)).fetchone()
+        return datetime.fromisoformat(row[0]) if row else None
 
     def keep_line(self, merchant: str, settlement: str, place: tuple[str, int, int], line: bytes) -> None:
         self._db.execute("INSERT INTO lines VALUES (?,?,?,?,?,?)", (merchant, settlement, *place, line))

@@ -32,6 +32,7 @@ HOLD_MOST = timedelta(days=7)
 POINTS_MOST = 10**9  # of one redemption
 REVERSAL = "reversal"  # the id of the refund that a reversal makes
 REVERSED = "reversed"
+NOT_AGREED, NOT_AGREED_IN_TIME = "not-agreed", "not-agreed-in-time"  # why a resident who was asked did not spend
 CAPTURED = ("captured", "partially_refunded", "refunded")  # states of a redemption that spent points
 ENDED = {  # by the cause for which a hold was released
     "voided": "voided",

@@ -90,7 +90,8 @@ class Rules(Struct, frozen=True):
 class Journal:
     def __init__(self, recorders: Sequence[Recorder], *, clock: Callable[[], datetime] | None = None) -> None:
         kept = STATES_KEPT // len(recorders)
-        self.partitions = [Partition(r, clock or SteadyClock(), kept) for r in recorders]
+        clock = clock or SteadyClock()
+        self.partitions = [Partition(r, clock, kept) for r in recorders]
         for partition in self.partitions:
             partition.others = [p.recorder for p in self.partitions if p is not partition]
         self._waiting = [Waiting(WAITING_MOST, WAITING_SECONDS) for _ in self.partitions]
@@ -221,14 +222,18 @@ class Journal:
         """The entry that used an identity, in whichever partition it lies."""
         return self.find_key(claim_key(claim))
 
+    def find_beside(self, stream: str, claim: tuple[str, ...]) -> Entry | None:
+        """The same, where it can lie in a stream's partition only."""
+        return _claimed_in(self.partition_of(stream), claim_key(claim))
+
     def find_key(self, key: bytes) -> Entry | None:
         return next(self.find_all(key), None)
 
     def find_all(self, key: bytes) -> Iterator[Entry]:
         """Every entry that used an identity: one, unless processes that raced put it into several partitions."""
         for partition in self.partitions:
-            if found := partition.recorder.claimed([key]).get(key):
-                yield partition.recorder.read_at([(found.stream, found.version)])[(found.stream, found.version)]
+            if entry := _claimed_in(partition, key):
+                yield entry
 
     def entries(self, partition: int, after: int = 0, until: int | None = None, chunk: int = 2_000) -> Iterator[Entry]:
         """A partition's entries in order, from after a position up to another or the present head."""
@@ -330,6 +335,11 @@ class Journal:
         self._pool.shutdown()
         for partition in self.partitions:
             partition.recorder.close()
+
+
+def _claimed_in(partition: Partition, key: bytes) -> Entry | None:
+    found = partition.recorder.claimed([key]).get(key)
+    return partition.recorder.read_at([at := (found.stream, found.version)])[at] if found else None
 
 
 class DecidedElsewhere(Unavailable):
@@ -508,10 +518,11 @@ def _postgres(url: str, schema: str) -> PostgresDatastore:
 
 
 class SteadyClock:
-    """The system's time, as long as it goes as time does.
+    """The system's time, as long as it goes as time does. Raises Unavailable.
 
     A clock that jumps (a wrong time server, a hand) would write entries of a future that expires points for good. It
-    is noticed against the clock that counts from boot; until it is right again, nothing is written.
+    is noticed against the clock that counts from boot; until it is right again, nothing is written. A machine that was
+    suspended has not jumped. What the time was at the start is believed, unless the log knows better.
     """
 
     def __init__(self) -> None:

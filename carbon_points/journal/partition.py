@@ -230,10 +230,11 @@ class Partition:
 
         Where an identity was found, that is all: what others left in memory is as good as before.
         """
+        if isinstance(failed, Contended):  # perhaps for an identity, if it does not say so
+            self._looks = LOOKS
         if not isinstance(failed, Claimed):
             self.drop()
             return
-        self._looks = LOOKS
         for stream in {stream for batch in batches for stream in batch.used}:
             if loaded := self._loaded.pop(stream, None):
                 self._size -= loaded.counted

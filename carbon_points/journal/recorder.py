@@ -17,7 +17,7 @@ from eventsourcing.sqlite import SQLiteApplicationRecorder, SQLiteCursor, SQLite
 from eventsourcing.utils import retry
 from psycopg import Connection
 from psycopg import OperationalError as ConnectionLost
-from psycopg.errors import error_from_result
+from psycopg.errors import UniqueViolation, error_from_result
 from psycopg.pq import DiagnosticField, ExecStatus
 from psycopg.pq.abc import PGresult
 from psycopg.rows import DictRow, tuple_row
@@ -240,7 +240,10 @@ class PostgresRecorder(PostgresApplicationRecorder):
         self._schema = Identifier(datastore.schema)
         self._table = Identifier(events_table_name)
         self.sql_create_statements = [self._sql(text) for text in _POSTGRES_TABLES]
-        self._append = self._sql(_APPEND).as_bytes()
+        self._append = {  # by the number of its parameters
+            13: self._sql(_APPEND + _APPENDED).as_bytes(),
+            17: self._sql(_APPEND + _NEW_STATES + _APPENDED).as_bytes(),
+        }
         self._look = self._sql(_LOOK).as_bytes()
 
     def _sql(self, text: LiteralString) -> Composed:
@@ -271,8 +274,8 @@ class PostgresRecorder(PostgresApplicationRecorder):
             arrays.of_bytea([c.key for c in claims]),
             arrays.of_text([c.stream for c in claims]),
             arrays.of_bigint([c.version for c in claims]),
-            *_columns(new),
             *_columns(kept),
+            *(_columns(new) if new else ()),
         )
         if self._held is not None:
             return self._last(self._held, params)
@@ -282,9 +285,11 @@ class PostgresRecorder(PostgresApplicationRecorder):
     def _last(self, connection: Connection[DictRow], params: Sequence[bytes]) -> int:
         """Straight to the server: of what a cursor does, this statement needs nothing."""
         if connection not in self._prepared:
-            _good(connection.pgconn.prepare(_APPEND_NAME, self._append), ExecStatus.COMMAND_OK)
+            for count, query in self._append.items():
+                _good(connection.pgconn.prepare(b"append-%d" % count, query), ExecStatus.COMMAND_OK)
             self._prepared.add(connection)
-        told = connection.pgconn.exec_prepared(_APPEND_NAME, params, _BINARY, 1)
+        count = len(params)
+        told = connection.pgconn.exec_prepared(b"append-%d" % count, params, (_BINARY,) * count, _BINARY)
         last = _good(told, ExecStatus.TUPLES_OK).get_value(0, 0)
         assert last is not None, "the counter has its one row"
         return int.from_bytes(last)
@@ -438,7 +443,6 @@ _POSTGRES_TABLES: tuple[LiteralString, ...] = (
     ),
     "CREATE TABLE IF NOT EXISTS {schema}.about (name text PRIMARY KEY, value text NOT NULL)",
 )
-_APPEND_NAME = b"append"
 # Arrays become rows in the select list, which keeps no copy of them. The update joins a function, since whatever else
 # it joined, the planner might read all states for it.
 _APPEND: LiteralString = (
@@ -448,21 +452,23 @@ _APPEND: LiteralString = (
     "SELECT generate_series(n - $1 + 1, n), unnest($2::text[]), unnest($3::bigint[]), unnest($4::text[]), "
     "unnest($5::bytea[]), unnest($6::bytea[]) FROM c), "
     "k AS (INSERT INTO {schema}.claims SELECT unnest($7::bytea[]), unnest($8::text[]), unnest($9::bigint[]) FROM c), "
-    # A row that is there after all came meanwhile, and with it an entry that this one thinks to write.
-    "s AS (INSERT INTO {schema}.states "
-    "SELECT unnest($10::text[]), unnest($11::text[]), unnest($12::bigint[]), unnest($13::bytea[]) FROM c), "
     "o AS (UPDATE {schema}.states AS s SET version = u.version, state = u.state "
-    "FROM unnest($14::text[], $15::text[], $16::bigint[], $17::bytea[]) AS u (stream, part, version, state) "
-    "WHERE s.stream = u.stream AND s.part = u.part AND (SELECT n FROM c) IS NOT NULL) "
-    "SELECT n AS last FROM c"
+    "FROM unnest($10::text[], $11::text[], $12::bigint[], $13::bytea[]) AS u (stream, part, version, state) "
+    "WHERE s.stream = u.stream AND s.part = u.part AND (SELECT n FROM c) IS NOT NULL)"
 )
-_BINARY = (1,) * 17  # the form of each of its parameters
+_NEW_STATES: LiteralString = (  # which most batches do not have
+    # A row that is there after all came meanwhile, and with it an entry that this one thinks to write.
+    ", s AS (INSERT INTO {schema}.states "
+    "SELECT unnest($14::text[]), unnest($15::text[]), unnest($16::bigint[]), unnest($17::bytea[]) FROM c)"
+)
+_APPENDED: LiteralString = " SELECT n AS last FROM c"
+_BINARY = 1  # the form of parameters and results
 _LOOK: LiteralString = (
     "SELECT key, stream, NULL AS part, version, NULL AS state FROM {schema}.claims WHERE key = ANY(%b::bytea[]) "
     "UNION ALL SELECT NULL, stream, part, version, state FROM {schema}.states "
     "WHERE (stream, part) IN (SELECT * FROM unnest(%b::text[], %b::text[]))"
 )
-_CLAIMS_KEY, _CLAIMS_COLUMN = b"claims_pkey", "claims.key"  # in what is said when an identity was used before
+_CLAIMS_KEY = "claims.key"  # in what SQLite says when an identity was used before
 SERVER_NAME = "carbon-points serve"  # of a server's connections, for others to see
 _CHUNK = 400
 
@@ -482,9 +488,11 @@ def _good(result: PGresult, status: ExecStatus) -> PGresult:
         return result
     if not result.error_field(DiagnosticField.SQLSTATE):  # nobody answered
         raise ConnectionLost(result.get_error_message())
-    if result.error_field(DiagnosticField.CONSTRAINT_NAME) == _CLAIMS_KEY:
-        raise Claimed(result.get_error_message())
-    raise error_from_result(result)
+    error = error_from_result(result)
+    # Citus adds a number to a table's name, or does not tell it: then it is Contended.
+    if isinstance(error, UniqueViolation) and (error.diag.table_name or "").startswith("claims"):
+        raise Claimed(str(error))
+    raise error
 
 
 def _chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
@@ -496,7 +504,7 @@ def _translated(error: BaseException) -> BaseException:
     """The library's own error for one of sqlite3's; any other as it is."""
     match error:
         case sqlite3.IntegrityError():
-            return (Claimed if _CLAIMS_COLUMN in str(error) else Contended)(error)
+            return (Claimed if _CLAIMS_KEY in str(error) else Contended)(error)
         case sqlite3.OperationalError() | sqlite3.DatabaseError():
             return Unreachable(error)
         case _:

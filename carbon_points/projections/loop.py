@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from msgspec import Struct
 
@@ -21,8 +21,9 @@ from carbon_points.projections.ranker import Ranker
 from carbon_points.projections.read_model import ReadModel
 
 BATCH = 2_000
-POLL_SECONDS = 0.2
-GATHER_SECONDS = 0.1  # a batch costs much the same whatever is in it: gather, unless somebody waits
+POLL_SECONDS = 0.5
+# A batch costs much the same whatever is in it: gather, unless somebody waits, and for longer while more keeps coming.
+GATHER_SECONDS, GATHER_MOST_SECONDS = 0.1, 0.4
 BACK_OFF_MOST_SECONDS = 5.0
 RESTART_SECONDS = 1.0
 HINT, HURRY = b".", b"!"
@@ -103,16 +104,24 @@ class Follower:
             with process:
                 assert process.stdin is not None
                 with suppress(BrokenPipeError):  # it has ended: below we see so
+                    gather = GATHER_SECONDS
                     while not self._stopping.is_set() and process.poll() is None:
-                        if self._journal.appended.wait(POLL_SECONDS):
-                            self._journal.appended.clear()
-                            process.stdin.write(HURRY if self._read_model.wanted.is_set() else HINT)
-                            self._read_model.wanted.clear()
-                            self._read_model.wanted.wait(GATHER_SECONDS)
+                        if not self._journal.appended.wait(POLL_SECONDS):
+                            gather = GATHER_SECONDS
+                            continue
+                        self._hint(process.stdin)
+                        if not self._stopping.is_set() and self._read_model.wanted.wait(gather):
+                            self._hint(process.stdin)  # who waits may wait for what the last hint was about
+                        gather = min(gather * 2, GATHER_MOST_SECONDS)
                     process.stdin.close()  # it finishes the batch at hand, and ends
             if not self._stopping.is_set():
                 _log.error("the process that follows the log ended with %s; starting it again", process.returncode)
                 self._stopping.wait(RESTART_SECONDS)
+
+    def _hint(self, to: IO[bytes]) -> None:
+        self._journal.appended.clear()
+        to.write(HURRY if self._read_model.wanted.is_set() else HINT)
+        self._read_model.wanted.clear()
 
     def heed(self, hints: BinaryIO) -> None:
         """The other end: follow, and be told by whoever started this process, until it says no more."""

@@ -19,7 +19,7 @@ from carbon_points.domain.merchant import (
     SettlementClosed,
     TerminalEnrolled,
 )
-from carbon_points.domain.order import Tally, Totals
+from carbon_points.domain.order import OrderPlaced, Tally, Totals
 from carbon_points.projections.batches import MOVES
 from carbon_points.projections.redemptions import REDEMPTIONS
 from carbon_points.projections.rows import (
@@ -80,6 +80,17 @@ MOVEMENTS = Table(
     once("points", BigInteger),
     once("amount_fen", BigInteger),
     once("recorded_at", Moment),
+)
+
+# Orders that a terminal took without a network, and where they lie in their merchant's partition.
+OFFLINE = Table(
+    "taken_offline",
+    metadata,
+    key("merchant"),
+    key("redemption_id"),
+    once("partition", BigInteger),
+    once("position", BigInteger),
+    once("captured_offline_at", Moment),
 )
 
 _REFUND = MOVEMENTS.c.kind == literal_column("'refund'")
@@ -144,7 +155,8 @@ class Movement(Struct, frozen=True):
 
 
 class Row(Struct, frozen=True):
-    """A movement as a settlement's files tell it. `batch`: of its terminal, where known."""
+    """A movement as a settlement's files tell it. `batch`: of its terminal, where known. `captured_offline_at`: of a
+    sale that its terminal took without a network, by that one's clock."""
 
     recorded_at: datetime
     partition: int
@@ -156,6 +168,7 @@ class Row(Struct, frozen=True):
     refund_id: str | None
     points: int
     amount_fen: int
+    captured_offline_at: datetime | None = None
 
 
 class Settlement(Struct, frozen=True):
@@ -180,7 +193,7 @@ class Settlement(Struct, frozen=True):
 
 
 def fold(batch: Batch, made: Made) -> None:
-    for feature in (_merchants, _terminals, _movements, _settlements):
+    for feature in (_merchants, _terminals, _movements, _offline, _settlements):
         feature(batch, made)
 
 
@@ -230,6 +243,18 @@ def _movements(batch: Batch, made: Made) -> None:
             amount_fen=e.amount_fen,
             recorded_at=e.recorded_at,
         )
+
+
+def _offline(batch: Batch, made: Made) -> None:
+    for position, e in batch.of(OrderPlaced):
+        if e.captured_offline_at is not None:
+            made[OFFLINE].put(
+                merchant=e.merchant,
+                redemption_id=e.redemption_id,
+                partition=batch.partition,
+                position=position,
+                captured_offline_at=e.captured_offline_at,
+            )
 
 
 def _given_back(refunded: PointsRefunded) -> Kind:
@@ -299,7 +324,8 @@ def with_something_to_settle(at: Snapshot) -> list[str]:
 def settled(at: Snapshot, merchant_id: str, after: Mapping[str, int], through: Mapping[str, int]) -> list[Row]:
     """The captures and refunds between two vectors of positions, as they were recorded.
 
-    Each is of the batch that its order counted it in, if the merchant's partition says so as far as `through`.
+    Each is of the batch that its order counted it in, if the merchant's partition says so as far as `through`; and was
+    taken offline, if it says that.
     """
     known = and_(
         REDEMPTIONS.c.redemption_id == MOVEMENTS.c.redemption_id,
@@ -307,7 +333,7 @@ def settled(at: Snapshot, merchant_id: str, after: Mapping[str, int], through: M
     )
     query = (
         select(
-            *fields(MOVEMENTS, Row, terminal=REDEMPTIONS.c.terminal, batch=null()),
+            *fields(MOVEMENTS, Row, terminal=REDEMPTIONS.c.terminal, batch=null(), captured_offline_at=null()),
         )
         .join_from(MOVEMENTS, REDEMPTIONS, known)
         .where(MOVEMENTS.c.merchant == merchant_id, _between(after, through))
@@ -315,7 +341,9 @@ def settled(at: Snapshot, merchant_id: str, after: Mapping[str, int], through: M
     )
     rows = at.structs(Row, query)
     batches = _batches(at, merchant_id, rows, through)
-    return [structs.replace(r, batch=batches[r.partition, r.position]) for r in rows]
+    taken = _taken_offline(at, merchant_id, rows, through)
+    told = ((r, batches[r.partition, r.position], taken.get((r.redemption_id, r.kind))) for r in rows)
+    return [structs.replace(r, batch=batch, captured_offline_at=offline) for r, batch, offline in told]
 
 
 def _batches(
@@ -341,6 +369,19 @@ def _batches(
     for r in rows:
         nth = refunds[r.redemption_id, r.partition].index(r.position) + 1 if r.kind == "refund" else 1
         found[r.partition, r.position] = _batch_of(moves.get((r.redemption_id, r.kind), []), nth)
+    return found
+
+
+def _taken_offline(
+    at: Snapshot, merchant_id: str, rows: Sequence[Row], through: Mapping[str, int]
+) -> dict[tuple[str, Kind], datetime]:
+    """When sales were taken offline that were. A refund is not taken so."""
+    found: dict[tuple[str, Kind], datetime] = {}
+    for some in _chunks({row.redemption_id for row in rows if row.kind == "sale"}):
+        query = select(OFFLINE).where(OFFLINE.c.merchant == merchant_id, OFFLINE.c.redemption_id.in_(some))
+        for _, redemption, partition, position, captured_at in at.rows(query):
+            if position <= through.get(str(partition), 0):
+                found[redemption, "sale"] = captured_at
     return found
 
 

@@ -31,6 +31,7 @@ COLUMNS = (
     "金额(分) fen",
     "日志分区 partition",
     "日志位置 position",
+    "离线受理时间 captured_offline_at",
 )
 KINDS: Mapping[Kind, str] = {"sale": "销售 sale", "refund": "退款 refund", "reversal": "冲正 reversal"}
 
@@ -69,7 +70,7 @@ def _json(head: Head, rows: Sequence[Row], totals: Totals, carried: Totals | Non
         "carried": carried,
         "points": totals.points,
         "amount_fen": totals.fen,
-        "rows": [msgspec.structs.asdict(row) | {"recorded_at": _time(row.recorded_at)} for row in rows],
+        "rows": [msgspec.structs.asdict(row) | _times(row) for row in rows],
     }
     return msgspec.json.encode(told, order="sorted") + b"\n"
 
@@ -109,6 +110,7 @@ def _line(row: Row) -> Sequence[object]:
         row.amount_fen,
         row.partition,
         row.position,
+        _times(row)["captured_offline_at"],
     )
 
 
@@ -137,6 +139,11 @@ def plain(text: str) -> str:
 
 def _vector(positions: Mapping[str, int]) -> str:
     return " ".join(f"{p}:{n}" for p, n in sorted(positions.items(), key=lambda pair: int(pair[0])))
+
+
+def _times(row: Row) -> dict[str, str | None]:
+    taken = row.captured_offline_at
+    return {"recorded_at": _time(row.recorded_at), "captured_offline_at": _time(taken) if taken else None}
 
 
 def _time(at: datetime) -> str:

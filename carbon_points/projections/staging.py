@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, Column, Connection, MetaData, Table, insert, select, text
+from sqlalchemy import BigInteger, Column, Connection, MetaData, Table, insert, inspect, select, text
 from sqlalchemy.schema import CreateIndex, DropIndex
 
 from carbon_points.domain.account import ActionReversed
@@ -33,7 +33,7 @@ LARGE = (  # whose keys and indexes are made when all rows are there
     redemptions.REDEMPTIONS,
     merchants.MOVEMENTS,
 )
-STRETCH = 20_000  # entries that a process takes at once: its rows are in memory until they are written
+STRETCH = 10_000  # entries that a process takes at once: its rows are in memory until they are written
 CHUNK = 1_000  # entries that are read and folded at once: more do not fit where the processor has them at hand
 KEYS_HELD = 200_000  # of sums, in each process
 PATIENCE_SECONDS = 20.0  # for a process that writes its last rows, though nobody waits for it
@@ -67,6 +67,12 @@ WAITING = Table(  # for a look at earlier rows: what became of a report, or an e
 )
 
 
+# To compress the pages of a new index for the write-ahead log takes a third of making it. Not every role may say so.
+_UNCOMPRESSED = text(
+    "SELECT set_config('wal_compression', 'off', true) WHERE has_parameter_privilege('wal_compression', 'SET')"
+)
+
+
 class Stretch(NamedTuple):
     """Entries of a partition after one position up to another. Numbers are in the order of the log."""
 
@@ -83,6 +89,22 @@ class Model:
         self._model = model
         self.schema = model.schema
         self.begun = begun
+        self._staged: set[Table] = set()
+
+    def stage(self, tables: Sequence[Table]) -> None:
+        """See that parts of these tables have a place. Most tables of a log have none: each would be nine files."""
+        if missing := [PARTS[table] for table in tables if table not in self._staged]:
+            with self.writing() as connection:
+                name = stored_name(connection, WAITING)  # others may be about to make the same
+                connection.execute(text(f"LOCK TABLE {name} IN SHARE UPDATE EXCLUSIVE MODE"))
+                BESIDE.create_all(connection, missing)
+            self._staged.update(tables)
+
+    def staged(self) -> set[Table]:
+        """Tables of which there are parts, whoever staged them."""
+        with self.writing() as connection:
+            there = set(inspect(connection).get_table_names(self.schema))
+        return {table for table, parts in PARTS.items() if parts.name in there}
 
     @contextmanager
     def writing(self) -> Generator[Connection]:
@@ -126,6 +148,7 @@ class Share:
         if position != until:
             raise Gap(f"partition {partition}: entries end at {position}, and stood at {until}")
         actions.become(self._made)
+        self._stage()
         with self._model.writing() as connection:
             for table, rows in list(self._made.items()):
                 if rows.once:
@@ -139,10 +162,14 @@ class Share:
 
     def finish(self) -> None:
         """Write the sums."""
+        self._stage()
         with self._model.writing() as connection:
             for table, rows in self._made.items():
                 copy(connection, PARTS[table], rows.taken(0))
         self._made.clear()
+
+    def _stage(self) -> None:
+        self._model.stage([table for table, rows in self._made.items() if rows and not rows.once])
 
     def _waiting(self, stretch: int) -> list[tuple[Any, ...]]:
         made, rows = self._made, list[tuple[Any, ...]]()
@@ -169,7 +196,7 @@ def _told(event: codec.Event) -> tuple[str, str]:
 def fill(made: ReadModel, journal: Journal, helpers: Sequence[Any] = ()) -> None:
     """Put the log as far as it goes now into an empty model, here and in the processes that help."""
     with made.writing() as connection:
-        BESIDE.create_all(connection, checkfirst=False)
+        WAITING.create(connection)
         model = Model(made, identity(connection))
         for table in LARGE:
             for index in table.indexes:
@@ -178,11 +205,13 @@ def fill(made: ReadModel, journal: Journal, helpers: Sequence[Any] = ()) -> None
     heads = journal.heads()
     _fold(model, journal, helpers, heads)
     _settle(model)
+    staged = model.staged()
     with ThreadPoolExecutor(2) as both:
-        for done in [both.submit(_complete, model, table) for table in (*LARGE, *(PARTS.keys() - set(LARGE)))]:
+        tables = (*LARGE, *(staged - set(LARGE)))
+        for done in [both.submit(_complete, model, table, table in staged) for table in tables]:
             done.result()
     with model.writing() as connection:
-        BESIDE.drop_all(connection, checkfirst=False)
+        BESIDE.drop_all(connection)
         for partition, position in heads.items():
             connection.execute(insert(POSITIONS), {"partition": partition, "position": position})
 
@@ -200,12 +229,12 @@ def _fold(model: Model, journal: Journal, helpers: Sequence[Any], heads: dict[in
         try:
             while stretch := _next(left):
                 mine.take(stretch)
+            mine.finish()
         except BaseException:
             left.clear()
             raise
         for done in theirs:
             done.result()
-    mine.finish()
 
 
 def _next(left: deque[Stretch]) -> Stretch | None:
@@ -218,6 +247,7 @@ def _next(left: deque[Stretch]) -> Stretch | None:
 def _settle(model: Model) -> None:
     """See to what waits for a look at earlier rows."""
     made = Made()
+    model.stage([city.CITY])
     with model.writing() as connection:
         if connection.execute(select(WAITING.c.n).limit(1)).first() is None:
             return
@@ -247,11 +277,12 @@ def _settle(model: Model) -> None:
             made.clear()
 
 
-def _complete(model: Model, table: Table) -> None:
+def _complete(model: Model, table: Table, staged: bool) -> None:
     """Add up the parts of a table, if it has some, and make its key and indexes."""
     with model.writing() as connection:
+        connection.execute(_UNCOMPRESSED)
         name = stored_name(connection, table)
-        if table in PARTS:
+        if staged:
             connection.execute(text(_added_up(table, name, stored_name(connection, PARTS[table]))))
         if table in LARGE:
             columns = ", ".join(column.name for column in table.primary_key)

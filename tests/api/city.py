@@ -19,6 +19,7 @@ from litestar.testing import TestClient
 from carbon_points import codes
 from carbon_points.api.app import create_app
 from carbon_points.api.installation import Installation, open_installation
+from carbon_points.api.orders import Finisher
 from carbon_points.api.server import configured
 from carbon_points.directory import Role
 from carbon_points.settings import load
@@ -161,8 +162,13 @@ class City:
 
     def settled(self) -> "City":
         """The read models have taken in whatever was written until now."""
-        assert self.installation.follower.catch_up(30)
+        assert self.installation.follower.catch_up(120)
         return self
+
+    def finisher(self) -> Finisher:
+        """It ends something when it is told to, from now on, and not every second by itself."""
+        self.settled().installation.finisher.stop()
+        return self.installation.finisher
 
 
 BEHAVIOURS = ("green", "bus", "metro_in", "metro_out", "shared_bike", "walk", "waste_sorting", "nobody_counts_this")
@@ -207,7 +213,7 @@ def keys_of(installation: Installation) -> dict[str, str]:
     return {name: installation.directory.issue_key(role, owner)[1] for name, (role, owner) in CALLERS.items()}
 
 
-def opened(environment: dict[str, str], clock: Callable[[], datetime]) -> Installation:
+def opened(environment: dict[str, str], clock: Callable[[], datetime] | None) -> Installation:
     # Nobody settles while a test moves its clock; the tests of that say when.
     quiet = {"CARBON_PARTITIONS": "4", "CARBON_SETTLE_AT": "off", "CARBON_BATCHES_AT": "off"}
     return open_installation(load({**quiet, **environment}), clock=clock)

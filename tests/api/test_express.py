@@ -181,7 +181,7 @@ def said(city: City, *parts: bytes, answers: int = 1) -> bytes:
             while more := connection.recv(65_536):
                 told += more
                 if len(re.findall(rb"HTTP/1.1 [2-5]", told)) >= answers:
-                    connection.settimeout(1)
+                    connection.settimeout(0.3)
         except TimeoutError:
             pass
         return told

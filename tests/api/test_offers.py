@@ -1,6 +1,6 @@
 """Offers over HTTP: put up, changed, ordered at a terminal, and given back with what the order comes to."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -153,6 +153,23 @@ class TestOrdering:
         assert of(own_city, merchant) == (3, 0, 0)
         assert own_city.balance(resident)["points_available"] == 100
 
+    def test_a_hold_that_ran_out_keeps_its_items_until_its_resident_s_entries_say_so(
+        self, own_city: City, time: Clock
+    ) -> None:
+        """It may have been captured in its last moment: whoever had the item as soon as time is up had it twice."""
+        merchant, resident = shop(own_city, stock=1), own_city.resident(points=100)
+        held = own_city.done(order(own_city, merchant, own_city.resident(points=100)))
+        finisher = own_city.installation.finisher
+        finisher.stop()  # it looks when it is told to
+        time.at = datetime.fromisoformat(held["expires_at"])
+        key = own_city.name("key")
+        problem(order(own_city, merchant, resident, key=key), 409, "offer-sold-out")
+        assert own_city.done(own_city.get(f"/v1/merchants/{merchant}/offers/tea"))["reserved"] == 1
+        while own_city.settled() and finisher.finish():
+            pass
+        problem(order(own_city, merchant, resident, key=key), 409, "offer-sold-out")
+        own_city.done(order(own_city, merchant, resident))
+
     def test_a_reversal_that_means_other_items_undoes_nothing(self, city: City) -> None:
         merchant, resident = shop(city), city.resident(points=100)
         key = city.name("key")
@@ -181,7 +198,8 @@ class TestOrdering:
         city.done(city.call("PATCH", f"/v1/merchants/{merchant}/offers/tea", {"restock": 1}))
         again = problem(order(city, merchant, resident, key=key), 409, "offer-sold-out")
         assert again["facts"] == first["facts"]
-        assert city.done(city.get("/v1/redemptions", reference=key, by="app"))["status"] == "declined"
+        found = city.done(city.get("/v1/redemptions", reference=key, by="app"))
+        assert (found["status"], found["declined_because"]) == ("declined", "offer-sold-out")
         city.done(order(city, merchant, resident))
         assert of(city, merchant) == (0, 1, 0)
 
@@ -272,8 +290,9 @@ class TestWhatWasLeftHalfway:
 
     def given_up(self, city: City, time: Clock) -> Any:
         """What became of it, as its terminal is told."""
+        finisher = city.finisher()
         time.move(GRACE)
-        assert city.settled().installation.finisher.finish() == 1
+        assert finisher.finish() == 1
         return city.done(city.get(f"/v1/redemptions/rdm_{'a' * 20}"))
 
     def test_an_order_whose_hold_never_came_gives_its_items_back(self, own_city: City, time: Clock) -> None:

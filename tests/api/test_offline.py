@@ -1,6 +1,8 @@
 """Offline over HTTP: allowances granted, payments forwarded, and every refusal of both."""
 
 import base64
+import csv
+import io
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -10,6 +12,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from carbon_points.allowances import Allowances
+from carbon_points.audit.verify import verify
+from carbon_points.domain.quantity import CHINA
 from tests.api.city import Answer, City, problem, same_again
 from tests.conftest import Clock
 from tests.given import HOUR, MINUTE
@@ -48,6 +52,27 @@ def forward(city: City, body: dict[str, Any], **more: Any) -> Answer:
 
 def left(city: City, resident: str) -> int:
     return city.balance(resident)["points_available"]
+
+
+def test_what_was_taken_offline_says_so_in_the_settlements_files(shop: City, time: Clock) -> None:
+    resident = shop.resident(points=300)
+    allowance = granted(shop, resident, 100)
+    offline_at = time.at + MINUTE
+    time.move(3 * HOUR)
+    body = record(shop, allowance, 60) | {"captured_offline_at": offline_at.astimezone(CHINA).isoformat()}
+    offline = shop.done(forward(shop, body))["redemption_id"]
+    shop.done(shop.post(f"/v1/redemptions/{offline}/refunds", {"points": 5}, by="app"))
+    shop.captured(resident, 10)
+    made = shop.done(shop.settled().post("/v1/merchants/shop/settlements"))
+    path = f"/v1/merchants/shop/settlements/{made['settlement_id']}/file"
+    told = {"sale": offline_at.astimezone(CHINA).isoformat(timespec="microseconds"), "refund": None}
+    rows = shop.get(path, format="json").json()["rows"]
+    assert {row["kind"]: row["captured_offline_at"] for row in rows if row["redemption_id"] == offline} == told
+    assert [row["captured_offline_at"] for row in rows if row["redemption_id"] != offline] == [None]
+    table = list(csv.DictReader(io.StringIO(shop.get(path, format="csv").text.split("#合计")[0].split("\r\n类型")[1])))
+    column = [row["离线受理时间 captured_offline_at"] for row in table]
+    assert column == [row["captured_offline_at"] or "" for row in rows]
+    assert (report := verify(shop.installation.journal)).ok, report.first_wrong
 
 
 class TestAllowances:

@@ -191,20 +191,25 @@ class TestAgreeing:
     def test_who_does_not_agree_keeps_the_points(self, own_city: City, asked: str) -> None:
         redemption = self.place(own_city, asked, "k")
         path = f"/v1/redemptions/{redemption}/confirmation"
-        assert own_city.post(path, {"accept": False}, by="app").json()["status"] == "declined"
+        answers = [own_city.post(path, {"accept": False}, by="app", key=None) for _ in range(2)]
+        same_again(*answers)
+        for told in (answers[0].json(), found(own_city, "k")):
+            assert (told["status"], told["declined_because"]) == ("declined", "not-agreed")
         assert balance(own_city, asked) == (100, 0)
         assert moves(own_city, redemption) == [("decline", 30, 0)]
 
     def test_who_does_not_answer_in_a_minute_has_declined(self, own_city: City, asked: str, time: Clock) -> None:
         redemption = self.place(own_city, asked, "k")
         time.move(60 * SECOND)
-        assert found(own_city, "k")["status"] == "declined"
+        because = "not-agreed-in-time"
+        assert (found(own_city, "k")["status"], found(own_city, "k")["declined_because"]) == ("declined", because)
         late = own_city.post(f"/v1/redemptions/{redemption}/confirmation", {"accept": True}, by="app")
         assert problem(late, 409, "redemption-not-held")["facts"]["current_state"] == "declined"
         assert balance(own_city, asked) == (100, 0)
         time.move(SETTLE)
         own_city.settled().installation.finisher.finish()
         assert moves(own_city, redemption) == [("decline", 30, 0)]
+        assert found(own_city, "k")["declined_because"] == because, "also once it is written down"
 
 
 class TestWhatWasLeft:
@@ -227,13 +232,14 @@ class TestWhatWasLeft:
     ) -> None:
         order = self.order(own_city, resident, "k")
         self.commit(own_city, order)
-        finisher = own_city.settled().installation.finisher
+        finisher = own_city.finisher()
         time.move(GRACE - SECOND)
         assert finisher.finish() == 0
         time.move(SECOND)
         assert finisher.finish() == 1
         late = own_city.post("/v1/redemptions", hold(resident, 30), by="terminal", key="k")
         assert problem(late, 409, "hold-abandoned")["retryable"] == "new-key"
+        assert found(own_city, "k")["declined_because"] == "hold-abandoned"
         assert balance(own_city, resident) == (100, 0)
         assert moves(own_city, order.redemption_id) == [("decline", 30, 0)]
         assert finisher.finish() == 0
@@ -281,7 +287,7 @@ class TestWhatWasLeft:
         )
         captured = CapturePoints(resident=resident, redemption_id=order.redemption_id, points=20)
         self.commit(own_city, order, held, captured)
-        finisher = own_city.settled().installation.finisher
+        finisher = own_city.finisher()
         assert finisher.finish() == 0, "whoever captured it may be passing it on"
         time.move(SETTLE)
         assert finisher.finish() == 1
@@ -305,8 +311,8 @@ class TestWhatWasLeft:
         redemption = own_city.held(resident, 30, key="k", capture=capture)
         asked = {"merchant": "shop", "terminal": "t1", "redemption_id": redemption, "points": 30}
         self.commit(own_city, ReverseOrder(**asked, reason="timeout"))
+        finisher = own_city.finisher()
         time.move(GRACE)
-        finisher = own_city.settled().installation.finisher
         assert finisher.finish()
         assert balance(own_city, resident) == (100, 0)
         assert found(own_city, "k")["status"] == "reversed"

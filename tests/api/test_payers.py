@@ -13,7 +13,7 @@ import pytest
 
 from carbon_points import codes
 from carbon_points.codes import CodeExpired, CodeMalformed, CodeUnknown
-from carbon_points.payers import Payer
+from carbon_points.payers import Payer, Throttled
 from tests.api import pictures
 from tests.api.city import Answer, City, problem, same_again
 from tests.conftest import PROJECT, Clock
@@ -33,7 +33,7 @@ def code_of(told: Any, at: datetime) -> str:
 
 
 def whose(city: City, code: str) -> str:
-    return city.installation.directory.payer(code, city.installation.clock()).resident
+    return city.installation.directory.payers.payer(code, city.installation.clock()).resident
 
 
 class TestSecrets:
@@ -191,6 +191,39 @@ class TestPaying:
         assert problem(refused, 429, "rate-limited")["facts"] == {"seconds": 600}
         assert refused.headers["Retry-After"] == "600"
 
+    def test_a_terminal_that_guesses_at_many_is_not_listened_to_for_a_while(self, own_city: City, time: Clock) -> None:
+        resident = own_city.resident(points=100)
+        paid = told_code(own_city, resident)
+        first = self.paid(own_city, paid, key="k")
+        for handle in range(30):
+            problem(self.paid(own_city, codes.made(f"{handle:09}", bytes(20), 1)), 404, "code-unknown")
+        code = told_code(own_city, resident)
+        refused = self.paid(own_city, code)
+        assert problem(refused, 429, "rate-limited")["facts"] == {"seconds": 600, "terminal": "shop/t1"}
+        assert refused.headers["Retry-After"] == "600"
+        same_again(first, self.paid(own_city, paid, key="k"))
+        body = {"code": code, "merchant": "shop", "terminal": "t2", "points": 10}
+        assert own_city.post("/v1/redemptions", body, by="next terminal").status_code == 201
+        time.move(timedelta(minutes=10))
+        assert self.paid(own_city, told_code(own_city, resident)).status_code == 201
+
+    def test_an_app_that_may_spend_without_a_code_has_none_to_guess(self, own_city: City) -> None:
+        resident = own_city.resident(points=100)
+        for handle in range(31):
+            body = {"code": codes.made(f"{handle:09}", bytes(20), 1), "merchant": "shop", "terminal": "t1"}
+            problem(own_city.post("/v1/redemptions", body | {"points": 10}, by="app"), 404, "code-unknown")
+        assert self.paid(own_city, told_code(own_city, resident)).status_code == 201, "nobody's wrong codes are others'"
+
+    def test_calls_that_are_sent_again_late_leave_a_terminal_its_guesses(self, own_city: City, time: Clock) -> None:
+        residents = [own_city.resident(points=100) for _ in range(31)]
+        calls = {resident: told_code(own_city, resident) for resident in residents}
+        for key, code in calls.items():
+            assert self.paid(own_city, code, key=key).status_code == 201
+        time.move(timedelta(hours=1))
+        for key, code in calls.items():
+            assert self.paid(own_city, code, key=key).status_code == 200
+        assert self.paid(own_city, told_code(own_city, residents[0])).status_code == 201
+
 
 class TestManyAtOnce:
     """What a till's call asks of the installation."""
@@ -226,6 +259,23 @@ class TestManyAtOnce:
         assert first == again
         assert (first.resident, type(unknown), type(malformed)) == (resident, CodeUnknown, CodeMalformed)
 
+    @pytest.mark.parametrize("till", ["shop/t1", None])
+    def test_a_right_code_does_not_overtake_the_wrong_ones_before_it(self, own_city: City, till: str | None) -> None:
+        """It is known without the database; they are judged a moment later. So guesses at once would be endless."""
+        installation, resident = own_city.installation, own_city.resident()
+        code = told_code(own_city, resident)
+        guesses = [codes.made(code[2:11], bytes(20), step) for step in range(10)]
+        if till:  # which meets its own limit before that of any handle
+            guesses = [codes.made(f"{handle:09}", bytes(20), 1) for handle in range(30)]
+
+        async def all_at_once() -> list[Any]:
+            assert (await installation.payer(code, till)).resident == resident
+            told = (installation.payer(one, till) for one in (*guesses, code))
+            return list(await asyncio.gather(*told, return_exceptions=True))
+
+        found = asyncio.run(all_at_once())
+        assert [type(one) for one in found] == [CodeUnknown] * len(guesses) + [Throttled]
+
 
 def test_the_phone_of_the_guide_makes_codes_that_are_taken(own_city: City) -> None:
     """The lines of docs/api.md, as they are."""
@@ -238,4 +288,4 @@ def test_the_phone_of_the_guide_makes_codes_that_are_taken(own_city: City) -> No
         resident, now = own_city.resident(), own_city.installation.clock() + timedelta(minutes=minute)
         told = told_secret(own_city, resident)
         code = phone["payment_code"](told["handle"], told["secret"], now.timestamp())
-        assert own_city.installation.directory.payer(code, now.astimezone(UTC)).resident == resident
+        assert own_city.installation.directory.payers.payer(code, now.astimezone(UTC)).resident == resident

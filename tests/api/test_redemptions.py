@@ -121,6 +121,28 @@ class TestHolding:
         problem(city.post(*call, by="terminal", key=key), 409, "insufficient-points")
         assert city.post(*call, by="terminal").status_code == 201
 
+    def test_whoever_asks_what_became_of_a_decline_is_told_why(self, city: City, resident: str) -> None:
+        code, frozen = city.name("key"), city.resident(points=POINTS)
+        city.done(city.post(f"/v1/residents/{frozen}/freeze", {"frozen": True, "reason": "test"}))
+        body = city.coded(hold(resident, 10), "terminal", code)
+        city.done(city.post("/v1/redemptions", body, by="terminal", key=code))
+        for declined, because in (
+            (body, "code-used"),
+            (hold(resident, POINTS + 1), "insufficient-points"),
+            (hold(frozen, 1), "account-frozen"),
+        ):
+            key = city.name("key")
+            problem(city.post("/v1/redemptions", declined, by="terminal", key=key), 409, because)
+            shown = city.done(city.get("/v1/redemptions", by="terminal", reference=key))
+            assert (shown["status"], shown["declined_because"]) == ("declined", because)
+            by_id = city.done(city.get(f"/v1/redemptions/{shown['redemption_id']}", by="auditor"))
+            assert by_id["declined_because"] == because
+
+    def test_what_was_not_declined_has_no_reason(self, city: City, resident: str) -> None:
+        key = city.name("key")
+        city.done(city.post("/v1/redemptions", hold(resident, 10), by="terminal", key=key))
+        assert "declined_because" not in city.done(city.get("/v1/redemptions", by="terminal", reference=key))
+
     @pytest.mark.parametrize(
         ("said", "status", "code"),
         [

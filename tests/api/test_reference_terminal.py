@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from itertools import cycle
 from pathlib import Path
@@ -131,6 +132,20 @@ def test_a_frozen_account_is_asked_for_once_more_and_declined(till: Till, city: 
     assert till.status(refused) == "declined"
 
 
+def test_why_it_was_declined_is_known_also_where_the_answer_was_lost(city: City, tmp_path: Path) -> None:
+    till, resident = Till(city), city.resident(points=100)
+    till.journal = Journal.create(tmp_path / "journal.sqlite", "shop", "t1")
+    till.terminal = Terminal(till.journal, till.network, till.time, new_reference, till.time.pass_)
+    till.network.faults = iter(["answer-lost"])
+    reference = till.terminal.pay(500, till.code(resident)).reference
+    till.journal.close()
+    with closing(Journal.open(tmp_path / "journal.sqlite", "shop", "t1")) as journal:
+        refused = journal.find(reference)
+    assert refused
+    assert refused.outcome
+    assert (refused.outcome.result, refused.outcome.code) == ("declined", "insufficient-points")
+
+
 def test_a_lost_answer_is_found_by_the_reference(till: Till, city: City) -> None:
     resident = city.resident(points=1000)
     till.network.faults = iter(["answer-lost"])
@@ -239,6 +254,7 @@ def test_a_sale_that_the_resident_must_agree_to_ends_as_they_say(own_city: City,
     told = till.terminal.settle(asked.reference)
     assert told.outcome
     assert told.outcome.result == {True: "approved", False: "declined", None: "reversed"}[says]
+    assert says is not False or told.outcome.code == "not-agreed"
     assert till.left(resident) == (900 if says else 1000)
 
 

@@ -21,7 +21,7 @@ from tests.api.city import City, city_in, problem, served, wait_for
 from tests.api.conftest import Founded
 from tests.conftest import Clock
 from tests.given import NOON
-from tests.webhooks.receiver import Receiver, Say, receiving
+from tests.webhooks.receiver import Got, Receiver, Say, receiving
 
 HERE = {"CARBON_WEBHOOKS_HTTP": "1", "CARBON_WEBHOOKS_INTERNAL": "1"}
 URL = "https://pos.example.com/hook"
@@ -245,17 +245,21 @@ class TestKilled:
             return Say(200)
 
         receiver.answering = kill
-        assert killed.wait(30)
-        assert process.wait(10) == -signal.SIGKILL
+        assert killed.wait(120)
+        assert process.wait(60) == -signal.SIGKILL
         assert process.stdin
         process.stdin.close()
         receiver.answering = lambda _: Say(200)
         clock.move(timedelta(days=4000))  # whenever that was by the other's clock, its lease has run out
+
+        def of_the_hold() -> list[Got]:  # that ran out in those days, and another message says so
+            return [got for got in receiver.got if got.told["type"] == "redemption.held"]
+
         with city_in(environment, clock(), founded[1]) as city:
-            wait_for(lambda: len(receiver.got) == 2)
-            assert len({(got.id, got.body) for got in receiver.got}) == 1
-            [row] = city.done(city.get(f"/v1/webhooks/{one['endpoint_id']}/deliveries"))["data"]
-            assert row["sequence"] == 1
+            wait_for(lambda: len(of_the_hold()) == 2)
+            assert len({(got.id, got.body) for got in of_the_hold()}) == 1
+            *_, row = city.done(city.get(f"/v1/webhooks/{one['endpoint_id']}/deliveries"))["data"]
+            assert (row["sequence"], of_the_hold()[0].told["sequence"]) == (1, 1)
 
 
 class TestCommands:

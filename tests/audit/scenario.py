@@ -178,7 +178,15 @@ class City:
                 kind = ("reversal" if back.reversal else "refund") if back else "sale"
                 figures = (e.redemption_id, back and back.refund_id, e.points, e.amount_fen)
                 batch = self._batch(e, kind, through)
-                yield Row(e.recorded_at, partition, position, kind, f"{who}-1", batch, *figures)
+                offline = None if back else self._offline(who, e.redemption_id, through)
+                yield Row(e.recorded_at, partition, position, kind, f"{who}-1", batch, *figures, offline)
+
+    def _offline(self, who: str, redemption: str, through: dict[str, int]) -> datetime | None:
+        """When its order says that it was taken so, as far as the merchant's partition told it."""
+        for partition, position, e in self.events():
+            if isinstance(e, order.OrderPlaced) and (e.merchant, e.redemption_id) == (who, redemption):
+                return e.captured_offline_at if position <= through[str(partition)] else None
+        return None
 
     def _batch(self, of: Any, kind: str, through: dict[str, int]) -> int | None:
         """That of the order's move of this kind, as far as the merchant's partition told it; of the nth refund, nth."""
@@ -428,6 +436,7 @@ def _offline(city: City) -> None:
     city.do(account.HoldPoints(**at, amount_fen=8, code_step="alw:a1"))
     told = {"ended": "captured", "captured_points": 2, "captured_fen": 8}
     city.do(order.FollowOrder(merchant="bakery", terminal="bakery-1", redemption_id="w1", **told))
+    city.settle("bakery", "s6")
 
 
 def _offer(city: City) -> None:
@@ -526,6 +535,7 @@ def _sell(city: City) -> None:
     city.pay("tea", "s2")
     city.pay("bakery", "s3")
     city.pay("bakery", "s5")
+    city.pay("bakery", "s6")
     city.seal("pool_a", 2)
     verified("v2", 5_000_000)
     city.do(lot.IssueLot(pool_id="pool_a", lot_id="lot_a2"))

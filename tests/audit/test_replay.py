@@ -13,6 +13,7 @@ from carbon_points.audit.finding import Wrong
 from carbon_points.audit.replay.days import GRACE, History, china_day, month_end, span
 from carbon_points.audit.replay.identity import WORDS, identity
 from carbon_points.audit.replay.methodology import Tables, check_quantity, expiry, recompute
+from carbon_points.audit.scratch import Scratch
 from carbon_points.domain import methodology as domain
 from carbon_points.domain.methodology import PERIODS, MethodologyPublished, Table, Used, calculate
 from carbon_points.domain.quantity import civil_day, decimal, month_after
@@ -175,3 +176,12 @@ def test_every_type_of_event_says_which_identity_it_used() -> None:
     }
     assert {name for name, kind in EVENT_TYPES.items() if kind not in WORDS} == without
     assert identity(_published("1", "2020-01-01", NOON)) is None
+
+
+def test_what_was_taken_offline_is_known_from_its_entry_on() -> None:
+    scratch, taken = Scratch(), datetime(2024, 3, 1, 9, 0, 0, 5, tzinfo=UTC)
+    scratch.keep_offline("merchant/bakery", "w1", 7, taken)
+    assert scratch.offline("merchant/bakery", "w1", 7) == taken
+    assert scratch.offline("merchant/bakery", "w1", 6) is None, "it lies beyond what is settled"
+    assert scratch.offline("merchant/tea", "w1", 7) is None
+    scratch.close()

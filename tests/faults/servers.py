@@ -34,9 +34,10 @@ SOURCE = RegisterSource(source="szt", name="深圳通", behaviours=("green",), o
 
 def free_port() -> int:
     """One that stays free until it is used, and again while its server is away: below those that systems give to
-    whoever asks for any, so that no connection of another test takes it meanwhile."""
+    whoever asks for any, so that no connection of another test takes it meanwhile, nor a test beside this one."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     while True:
-        port = random.SystemRandom().randrange(10_000, 32_000)
+        port = random.SystemRandom().randrange(10_000 + worker % 8, 32_000, 8)
         with socket.socket() as taken, suppress(OSError):
             taken.bind(("127.0.0.1", port))
             return port

@@ -116,6 +116,9 @@ def test_an_entry_is_found_by_its_claim_in_whichever_partition_it_lies(city: Cit
         found = city.journal.find(("action", "szt", str(n)))
         assert found is not None
         assert (found.stream, found.type) == (f"res_{n}", "action-credited/1")
+        assert city.journal.find_beside(f"res_{n}", ("action", "szt", str(n))) == found
+        elsewhere = city.journal.partition_of("res_0") is not city.journal.partition_of(f"res_{n}")
+        assert (city.journal.find_beside("res_0", ("action", "szt", str(n))) is None) == elsewhere
     assert city.journal.find(("action", "szt", "99")) is None
 
 

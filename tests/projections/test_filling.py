@@ -47,6 +47,10 @@ def keys_and_indexes(model: ReadModel) -> dict[str, Any]:
     }
 
 
+def tables(model: ReadModel) -> set[str]:
+    return set(inspect(model.engine).get_table_names(model.schema if model.on_postgres else None))
+
+
 @pytest.mark.parametrize(
     "sizes",
     [(1_000, 20_000, 200_000), (1, 1, 1), (3, 5, 10), (7, 1_000, 1), (2, 1, 1_000)],  # entries, rows, keys
@@ -64,6 +68,7 @@ def test_it_makes_what_following_makes(
     assert model.dump() == followed
     assert model.positions() == journal.heads()
     assert keys_and_indexes(model) == stood
+    assert tables(model) == metadata.tables.keys()  # nothing of what was staged is left
     assert follow(journal, model) == 0
 
 

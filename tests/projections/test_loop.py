@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,23 @@ def until(promised: Callable[[], bool], seconds: float = 30) -> bool:
     return True
 
 
+def followers() -> list[psutil.Process]:
+    """Processes of this one that follow a log."""
+    found: list[psutil.Process] = []
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):  # it has just ended
+            found += [child] if "follow" in child.cmdline() else []
+    return found
+
+
+LISTENER = """
+import sys
+with open(sys.argv[1], "ab", buffering=0) as told:
+    while hint := sys.stdin.buffer.read(1):
+        told.write(hint)
+"""
+
+
 @pytest.fixture
 def follower(written: Journal, model: ReadModel) -> Iterator[Follower]:
     following = Follower(written, model)
@@ -77,11 +95,11 @@ class TestAnotherProcess:
         assert elsewhere.catch_up(60)
         write(elsewhere._journal, "later")
         assert elsewhere.catch_up(30)
-        [process] = [p for p in psutil.Process().children() if "follow" in p.cmdline()]
+        [process] = followers()
         process.kill()
         write(elsewhere._journal, "after the kill")
         assert elsewhere.catch_up(60)
-        [again] = [p for p in psutil.Process().children() if "follow" in p.cmdline()]
+        [again] = followers()
         assert again.pid != process.pid
         elsewhere.stop()
         assert not again.is_running()
@@ -97,6 +115,24 @@ class TestAnotherProcess:
         thread.join(timeout=0.3)
         assert thread.is_alive()
         following.stop()
+
+    def test_who_waits_is_passed_on_at_once_though_nothing_was_written_since_the_last_hint(
+        self, written: Journal, model: ReadModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("POLL_SECONDS", "GATHER_SECONDS", "GATHER_MOST_SECONDS"):
+            monkeypatch.setattr(loop, name, 60.0)
+        told = tmp_path / "told"
+        told.touch()
+        following = Follower(written, model, (sys.executable, "-c", LISTENER, str(told)))
+        written.appended.clear()
+        following.start()
+        try:
+            write(written, "later")
+            assert until(lambda: told.read_bytes() == b".")
+            assert not model.wait_for(0, written.heads()[0], 0)
+            assert until(lambda: told.read_bytes() == b".!")
+        finally:
+            following.stop()
 
     def test_it_ends_where_the_server_was_killed(self, postgres_url: str, tmp_path: Path) -> None:
         environment = {**os.environ, "CARBON_DATABASE_URL": postgres_url, "CARBON_DATA_DIR": str(tmp_path)}

@@ -6,7 +6,7 @@ import pytest
 
 from carbon_points.domain.account import PointsCaptured, PointsRefunded
 from carbon_points.domain.merchant import SettlementClosed
-from carbon_points.domain.order import Tally, Totals
+from carbon_points.domain.order import OrderPlaced, Tally, Totals
 from carbon_points.journal.journal import Journal
 from carbon_points.projections.merchants import (
     Movement,
@@ -151,6 +151,19 @@ def test_what_is_settled_is_what_happened_between_two_positions(at: Snapshot, jo
             assert all(row.terminal == f"{shop}-1" for row in rows)
 
 
+def test_a_sale_was_taken_offline_if_its_order_says_so_as_far_as_it_is_settled(at: Snapshot, journal: Journal) -> None:
+    [(partition, position, placed)] = [
+        (str(partition), position, event)
+        for partition, position, event in events(journal)
+        if isinstance(event, OrderPlaced) and event.captured_offline_at
+    ]
+    [sale] = [r for r in settled(at, "bakery", {}, at.vector) if r.captured_offline_at]
+    assert (sale.redemption_id, sale.kind, sale.captured_offline_at) == ("w1", "sale", placed.captured_offline_at)
+    assert str(sale.partition) != partition, "else the sale would be cut off with it"
+    before = settled(at, "bakery", {}, at.vector | {partition: position - 1})
+    assert [r.captured_offline_at for r in before if (r.redemption_id, r.kind) == ("w1", "sale")] == [None]
+
+
 def test_totals_keep_sales_refunds_and_reversals_apart(at: Snapshot) -> None:
     rows = settled(at, "bakery", {}, at.vector)
     totals = totals_of(rows)
@@ -174,6 +187,6 @@ def test_the_settlement_that_was_closed_first_is_paid_next(journal: Journal) -> 
         ]
         model.apply(partition, renumbered)
     with model.snapshot() as at:
-        assert [s.settlement_id for s in unpaid(at)] == ["s1", "s2", "s3", "s5", "s4"]
+        assert [s.settlement_id for s in unpaid(at)] == ["s1", "s2", "s3", "s5", "s6", "s4"]
         assert [s.settlement_id for s in unpaid(at, limit=1)] == ["s1"]
     model.close()

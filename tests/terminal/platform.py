@@ -103,6 +103,7 @@ class Platform:
             "captured_fen": taken * FEN,
             "refunded_points": back,
             "refunded_fen": back * FEN,
+            **({"declined_because": sale["because"]} if "because" in sale else {}),
         }
 
     def _new(self, reference: str, points: int, status: str) -> dict[str, Any]:
@@ -123,11 +124,11 @@ class Platform:
         if "allowance" in body:
             allowance = msgspec.json.decode(_bytes(body["allowance"].split(".")[2]))["id"]
             if allowance in self.used:
-                self._new(reference, body["points"], "declined")
+                self._new(reference, body["points"], "declined")["because"] = "code-used"
                 return problem(409, "code-used", "new-key")
             self.used.add(allowance)
         if body["points"] > self.points:
-            self._new(reference, body["points"], "declined")
+            self._new(reference, body["points"], "declined")["because"] = "insufficient-points"
             return problem(409, "insufficient-points", "new-key")
         sale = self._new(reference, body["points"], "held")
         sale["wants"] = body["capture"]
@@ -145,6 +146,7 @@ class Platform:
                 sale["status"] = "held" if self.confirms else "declined"
                 if not self.confirms:
                     self.points += sale["points"]
+                    sale["because"] = "not-agreed"
                 elif sale["wants"]:
                     self._take(sale, sale["points"])
 

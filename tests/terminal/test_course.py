@@ -124,7 +124,7 @@ def test_a_resident_who_says_no_ends_the_sale_and_one_who_says_nothing_has_it_re
     till.platform.confirm()
     told = till.terminal.settle(asked.reference)
     assert told.outcome
-    assert (told.outcome.result, told.outcome.code) == ("declined", "declined")
+    assert (told.outcome.result, told.outcome.code) == ("declined", "not-agreed")
 
     till = Till(platform=Platform(confirms=True))
     told = till.terminal.pay(100, CODE)

@@ -87,7 +87,9 @@ class Settlement(Struct, frozen=True):
         same("roots", event.roots, roots)
         until = self.through[self.entry.partition]
         lines = [
-            line.in_batch(scratch.moves(self.entry.stream, line.redemption_id, line.kind, until))
+            line.in_batch(scratch.moves(self.entry.stream, line.redemption_id, line.kind, until)).taken(
+                scratch.offline(self.entry.stream, line.redemption_id, until)
+            )
             for line in map(decode, scratch.lines(event.merchant, event.settlement_id))
         ]
         same("totals", msgspec.to_builtins(event.totals), sums(lines))

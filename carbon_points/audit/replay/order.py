@@ -73,6 +73,7 @@ class Orders:
         if offline is not None:
             merchant.check_offline(event.points, offline, event.recorded_at)
             must(event.capture and event.offer is None, "what was taken offline was no payment of points")
+            self._scratch.keep_offline(entry.stream, event.redemption_id, entry.position, offline)
         by_allowance = event.code is not None and event.code.startswith(ALLOWANCE)
         must((offline is not None) == by_allowance, "an allowance pays what was taken offline, and nothing else does")
         asks = [

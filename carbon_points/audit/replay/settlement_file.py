@@ -18,7 +18,7 @@ CHINA = timezone(timedelta(hours=8))
 NAMES = {"sale": "销售 sale", "refund": "退款 refund", "reversal": "冲正 reversal"}
 HEADINGS = (
     "类型 kind,时间 time,终端 terminal,批次 batch,核销单号 redemption,退款单号 refund,"
-    "积分 points,金额(分) fen,日志分区 partition,日志位置 position"
+    "积分 points,金额(分) fen,日志分区 partition,日志位置 position,离线受理时间 captured_offline_at"
 )
 SUMS = {"sale": "sales", "refund": "refunds", "reversal": "reversals"}
 
@@ -37,6 +37,7 @@ class Line(Struct, frozen=True, array_like=True):
     refund_id: str | None
     points: int
     amount_fen: int
+    captured_offline_at: datetime | None = None
 
     def in_batch(self, moves: Iterable[tuple[int, int]]) -> "Line":
         """The same in the batch of the move that counted it: of these, each with its batch and how many it counted."""
@@ -47,8 +48,11 @@ class Line(Struct, frozen=True, array_like=True):
                 return structs.replace(self, batch=batch)
         return self
 
+    def taken(self, offline: datetime | None) -> "Line":
+        """The same, taken offline at that time if it is a sale."""
+        return structs.replace(self, captured_offline_at=offline) if self.kind == "sale" else self
 
-TOLD = Line.__struct_fields__[1:]
+
 encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(Line).decode
 
@@ -105,7 +109,7 @@ def _json(heading: Heading, lines: Sequence[Line], totals: Any, carried: Any) ->
         "amount_fen": net(totals, "fen"),
         "rows": [
             {name: getattr(line, name) for name in Line.__struct_fields__[1:]}
-            | {"recorded_at": _time(line.recorded_at)}
+            | {"recorded_at": _time(line.recorded_at), "captured_offline_at": _offline(line)}
             for line in lines
         ],
     }
@@ -145,6 +149,7 @@ def _cells(line: Line) -> list[str]:
         str(line.amount_fen),
         str(line.partition),
         str(line.position),
+        _offline(line) or "",
     ]
 
 
@@ -167,6 +172,10 @@ def _quoted(cell: str) -> str:
 
 def _positions(vector: dict[str, int]) -> str:
     return " ".join(f"{partition}:{vector[partition]}" for partition in sorted(vector, key=int))
+
+
+def _offline(line: Line) -> str | None:
+    return _time(line.captured_offline_at) if line.captured_offline_at else None
 
 
 def _time(at: datetime) -> str:

@@ -108,6 +108,21 @@ def test_an_answer_that_was_lost_is_asked_for(cashier: Cashier, resident: str, c
     assert left(cashier.city, resident) == POINTS - 120
 
 
+def test_why_points_were_not_taken_is_known_where_the_answer_was_lost(
+    cashier: Cashier, resident: str, code: str
+) -> None:
+    cashier.line.cut("pay", "after")
+    told = cashier.takes(POINTS + 1, code).outcome(within=10)
+    assert "积分不足" in told
+    assert "没有同意" not in told
+    cashier.page.reload()
+    cashier.screen("take")
+    cashier.goes("账单")
+    cashier.page.locator(".rows button").first.click()
+    cashier.screen("entry")
+    assert "积分不足" in cashier.told()
+
+
 @pytest.mark.parametrize("lost", [pytest.param("before", marks=pytest.mark.long), "after"])
 def test_what_nothing_is_learnt_of_is_reversed(cashier: Cashier, resident: str, code: str, lost: str) -> None:
     cashier.line.cut("pay", lost)

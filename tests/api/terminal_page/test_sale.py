@@ -104,6 +104,13 @@ def test_what_is_found_ended_is_not_paid(modules: Page, status: str) -> None:
     assert play(modules, (NOTHING, 10), (says(status), 1))["entry"]["outcome"]["word"] == "declined"
 
 
+@pytest.mark.parametrize("asked", [NOTHING, says("confirming")], ids=["silence", "confirming"])
+def test_why_it_was_declined_is_what_the_server_says(modules: Page, asked: Any) -> None:
+    said = says("declined", declined_because="insufficient-points")
+    assert play(modules, (asked, 0), (said, 1))["entry"]["outcome"]["code"] == "insufficient-points"
+    assert play(modules, (asked, 0), (says("declined"), 1))["entry"]["outcome"]["code"] == "not-taken"
+
+
 def test_a_resident_who_is_asked_is_asked_after_for_a_minute(modules: Page) -> None:
     asked = says("confirming")
     played = play(modules, (asked, 0), *[(asked, 0)] * 15, (says("reversed", action="released"), 0))

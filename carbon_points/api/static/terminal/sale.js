@@ -226,7 +226,7 @@ function standing(entry, told, now) {
       return { ...known, phase: "confirming", confirming_until: until, due: now + TIMES.poll };
     }
     case "declined":
-      return done(known, { word: "declined", code: entry.phase === "confirming" ? "declined" : "not-taken" });
+      return done(known, { word: "declined", code: told.declined_because ?? "not-taken" });
     case "voided":
     case "expired":
       return done(known, { word: "declined", code: told.status });
@@ -247,7 +247,8 @@ function afterReversing(entry, answer, now) {
   const { code, retryable, facts } = answer.body;
   const stands = code === "use-refund" ? "captured" : facts?.current_state;
   if (["captured", "partially_refunded", "refunded"].includes(stands)) return done(entry, { word: "paid", code });
-  if (["declined", "voided", "expired"].includes(stands)) return done(entry, { word: "declined", code: stands });
+  if (stands === "declined") return done(entry, { word: "declined", code: "not-taken" });
+  if (["voided", "expired"].includes(stands)) return done(entry, { word: "declined", code: stands });
   if (stands === "reversed") return done(entry, { word: "reversed", action: "none" });
   const next = later(entry, answer, now);
   return retryable === "same-key" ? next : { ...next, refused: code ?? "invalid-response" };

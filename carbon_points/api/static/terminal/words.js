@@ -161,6 +161,7 @@ const CALL = ["请联系运营方。", "Call the operator."];
 const LATER = ["请过一分钟再试。", "Try again in a minute."];
 const LESS = ["请减少积分，或换其他方式付款。", "Take fewer points or another payment."];
 const OTHER = ["请换其他商品，或换其他方式付款。", "Choose another offer or payment."];
+const ASK = ["请与居民确认后，刷新付款码再收。", "Ask the resident, get a new code, then try again."];
 const LOOK = ["请在账单里核对这一笔。", "Check this sale under Sales."];
 
 export const PROBLEMS = {
@@ -189,10 +190,11 @@ export const PROBLEMS = {
     ["商品只能整份退", "An offer is refunded in whole items"],
     ["请按整份退，或整笔撤销。", "Refund whole items, or cancel the sale."],
   ],
-  declined: [["居民没有同意", "The resident did not agree"], ["请与居民确认后，重新收。", "Ask the resident, then try again."]],
+  "not-agreed": [["居民没有同意", "The resident did not agree"], ASK],
+  "not-agreed-in-time": [["居民没有及时同意", "The resident did not agree in time"], ASK],
   "not-taken": [
     ["没有收成：积分不足，或居民没有同意", "Not taken: too few points, or the resident did not agree"],
-    ["请与居民确认后，刷新付款码再收。", "Ask the resident, get a new code, then try again."],
+    ASK,
   ],
   expired: [["冻结已超时，积分已退回", "The hold ran out and the points went back"], NEW_CODE],
   voided: [["这一笔已撤销", "This sale was cancelled"], NEW_CODE],
