@@ -456,9 +456,8 @@ _APPEND: LiteralString = (
     "FROM unnest($10::text[], $11::text[], $12::bigint[], $13::bytea[]) AS u (stream, part, version, state) "
     "WHERE s.stream = u.stream AND s.part = u.part AND (SELECT n FROM c) IS NOT NULL)"
 )
-# Most batches have none. A row that is there after all came meanwhile, and with it an entry that this one thinks to
-# write.
-_NEW_STATES: LiteralString = (
+_NEW_STATES: LiteralString = (  # which most batches do not have
+    # A row that is there after all came meanwhile, and with it an entry that this one thinks to write.
     ", s AS (INSERT INTO {schema}.states "
     "SELECT unnest($14::text[]), unnest($15::text[]), unnest($16::bigint[]), unnest($17::bytea[]) FROM c)"
 )
