@@ -110,7 +110,15 @@ class Promises(cases.ApplicationRecorderTestCase, cases.NonInterleavingNotificat
     def create_recorder(self) -> Any:
         recorder = self.place()
         self.addCleanup(recorder.close)
+        self.addCleanup(until_readers_end)
         return InTheirTerms(recorder)
+
+
+def until_readers_end() -> None:
+    """A case tells its readers to stop and goes; SQLite does not survive who reads what is being closed."""
+    for thread in threading.enumerate():
+        if "read_continuously" in thread.name:
+            thread.join()
 
 
 class TestInSQLite(Promises):
