@@ -69,14 +69,14 @@ MAY = {
     ),
 }
 MAY_ALL = {"api", "__init__.py", "__main__.py"}
-MAY_ALL |= {"codes.py", "demo.py", "directory.py", "grants.py", "ingest.py", "judges.py", "payers.py", "settings.py"}
-MAY_ALL |= {"allowances.py", "listen.py", "sandbox", "terminals.py"}
+MAY_ALL |= {"codes.py", "demo.py", "directory", "grants.py", "ingest.py", "judges.py", "settings.py"}
+MAY_ALL |= {"listen.py", "sandbox"}
 ONLY_IN = {
     "eventsourcing": ("journal/", "the library stays behind journal/recorder.py: import the journal's own names"),
     "litestar": ("api/", "HTTP lives in api/ only"),
     "sqlalchemy": (
         "projections/",
-        "SQL lives in projections/, directory.py, what it holds, and webhooks/: add a function there",
+        "SQL lives in projections/, directory/ and webhooks/: add a function there",
     ),
     "redis": ("projections/", "Redis holds only what may vanish, behind one file of projections/"),
 }
@@ -84,19 +84,19 @@ ONLY_IN = {
 ALSO = {
     # who is told, and what is to be told, are no read models: they cannot be made again from the log
     "sqlalchemy": {
-        "allowances.py",
-        "directory.py",
-        "payers.py",
+        "directory/__init__.py",
+        "directory/allowances.py",
+        "directory/payers.py",
+        "directory/terminals.py",
         "sandbox/clock.py",
-        "terminals.py",
         "webhooks/endpoints.py",
         "webhooks/deliveries.py",
     },
     "sqlalchemy.exc": {
-        "directory.py",
-        "payers.py",
         "__main__.py",
         "api/problems.py",
+        "directory/__init__.py",
+        "directory/payers.py",
         "sandbox/clock.py",
         "webhooks/deliverer.py",
         "webhooks/endpoints.py",

@@ -13,7 +13,6 @@ from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
 from msgspec import Struct
 
-from carbon_points.allowances import Granted
 from carbon_points.api.access import takes
 from carbon_points.api.installation import (
     IDEMPOTENCY_KEY,
@@ -27,6 +26,7 @@ from carbon_points.api.problems import documented
 from carbon_points.api.redemptions import Points
 from carbon_points.api.residents import RESIDENT
 from carbon_points.directory import Caller
+from carbon_points.directory.allowances import Granted
 from carbon_points.domain import account, merchant, offline
 from carbon_points.domain.event import Id
 from carbon_points.domain.offline import CLAIM

@@ -22,6 +22,7 @@ from carbon_points.api.orders import Finisher, Orders, done
 from carbon_points.api.problems import ApiError
 from carbon_points.api.roots import Roots
 from carbon_points.directory import KEY_FILE, Caller, Directory, DirectoryIncomplete, subject_key
+from carbon_points.directory.payers import Payer, Shown
 from carbon_points.domain.event import Command
 from carbon_points.domain.methodology import PublishMethodology
 from carbon_points.domain.refusal import Refusal
@@ -29,7 +30,6 @@ from carbon_points.journal.journal import Journal, Rules, SteadyClock, create_jo
 from carbon_points.journal.partition import Outcome, Unavailable, Write
 from carbon_points.journal.streams import METHODOLOGIES
 from carbon_points.methodologies import shipped
-from carbon_points.payers import Payer, Shown
 from carbon_points.projections.cache import CityCache
 from carbon_points.projections.loop import Follower
 from carbon_points.projections.ranker import Ranker

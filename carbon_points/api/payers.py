@@ -25,8 +25,8 @@ from carbon_points.api.access import takes
 from carbon_points.api.installation import Installation, threaded
 from carbon_points.api.problems import documented
 from carbon_points.api.residents import RESIDENT
+from carbon_points.directory.payers import Throttled
 from carbon_points.domain import account
-from carbon_points.payers import Throttled
 
 SVG, PNG = "image/svg+xml", "image/png"
 Form = Literal["json", "svg", "png", "barcode"]

@@ -16,15 +16,6 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import PathParameter, QueryParameter
 from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
-from carbon_points.allowances import (
-    TOKEN_MOST,
-    Allowance,
-    AllowanceElsewhere,
-    AllowanceExceeded,
-    AllowanceExpired,
-    AllowanceInvalid,
-    AllowanceUnknown,
-)
 from carbon_points.api.access import must_own, takes
 from carbon_points.api.installation import (
     IDEMPOTENCY_KEY,
@@ -40,6 +31,16 @@ from carbon_points.api.problems import ApiError, documented
 from carbon_points.api.sandbox import hung_up, payer_of_fixed
 from carbon_points.codes import CodeUnknown
 from carbon_points.directory import Caller
+from carbon_points.directory.allowances import (
+    TOKEN_MOST,
+    Allowance,
+    AllowanceElsewhere,
+    AllowanceExceeded,
+    AllowanceExpired,
+    AllowanceInvalid,
+    AllowanceUnknown,
+)
+from carbon_points.directory.payers import Payer
 from carbon_points.domain import account
 from carbon_points.domain.account import (
     POINTS_MOST,
@@ -64,7 +65,6 @@ from carbon_points.domain.offer import DECLINES, ITEMS_MOST
 from carbon_points.domain.offline import CLAIM, CLOCK_SKEW
 from carbon_points.domain.order import OrderPlaced, PlaceOrder, Reason, ReversalMismatch, ReverseOrder
 from carbon_points.domain.refusal import Conflict, Refusal, codes
-from carbon_points.payers import Payer
 
 HOLD_SECONDS = 300
 REDEMPTION = PathParameter(pattern=r"^rdm_[a-z2-7]{20}$", description="the redemption's id")

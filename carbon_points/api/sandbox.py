@@ -21,7 +21,7 @@ from carbon_points.api.installation import (
 )
 from carbon_points.api.problems import documented
 from carbon_points.directory import Caller
-from carbon_points.payers import Payer
+from carbon_points.directory.payers import Payer
 from carbon_points.sandbox.city import Sandbox
 
 ADVANCE_MOST = 366 * 86_400

@@ -26,8 +26,8 @@ from msgspec import Struct
 
 from carbon_points.api.problems import ApiError
 from carbon_points.directory import Caller, Directory
+from carbon_points.directory.terminals import TerminalKey
 from carbon_points.domain.terminal import TerminalIsSuspended
-from carbon_points.terminals import TerminalKey
 
 TAG, ALGORITHM = "carbon-points-terminal", "ed25519"
 SKEW_SECONDS = 300  # between the clocks of a terminal and the server

@@ -35,12 +35,12 @@ from carbon_points.api.installation import (
 from carbon_points.api.merchants import MERCHANT
 from carbon_points.api.problems import ApiError, documented
 from carbon_points.directory import Caller
+from carbon_points.directory.terminals import ActivationCodeUnknown, TooManyAttempts
 from carbon_points.domain.event import Text
 from carbon_points.domain.merchant import Merchant
 from carbon_points.domain.terminal import AddTerminalKey, Identity, KeyEnded, SuspendTerminal, TerminalKeyAdded
 from carbon_points.journal.partition import Outcome, Write
 from carbon_points.projections import merchants as read_merchants
-from carbon_points.terminals import ActivationCodeUnknown, TooManyAttempts
 
 TERMINAL = PathParameter(max_length=64, pattern=PLAIN, description="the terminal's id within the merchant")
 GUESSES_MOST, GUESSES_SECONDS = 60, 60.0  # wrong codes told a process, of whichever terminal

@@ -18,6 +18,7 @@ from carbon_points import codes
 from carbon_points.api.orders import done
 from carbon_points.codes import CodeExpired
 from carbon_points.directory import Directory, Role
+from carbon_points.directory.payers import Payer
 from carbon_points.domain.account import (
     Account,
     ActionFacts,
@@ -37,7 +38,6 @@ from carbon_points.domain.source import RegisterSource
 from carbon_points.domain.terminal import SuspendTerminal, TerminalIsSuspended
 from carbon_points.journal.journal import Journal
 from carbon_points.journal.partition import Write
-from carbon_points.payers import Payer
 from carbon_points.sandbox.clock import MovedClock
 
 SOURCE, MERCHANT, BEHAVIOUR = "test-bus", "test-shop", "test_ride"

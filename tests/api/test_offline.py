@@ -11,8 +11,8 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from carbon_points.allowances import Allowances
 from carbon_points.audit.verify import verify
+from carbon_points.directory.allowances import Allowances
 from carbon_points.domain.quantity import CHINA
 from tests.api.city import Answer, City, problem, same_again
 from tests.conftest import Clock

@@ -13,7 +13,7 @@ import pytest
 
 from carbon_points import codes
 from carbon_points.codes import CodeExpired, CodeMalformed, CodeUnknown
-from carbon_points.payers import Payer, Throttled
+from carbon_points.directory.payers import Payer, Throttled
 from tests.api import pictures
 from tests.api.city import Answer, City, problem, same_again
 from tests.conftest import PROJECT, Clock

@@ -17,10 +17,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from litestar.testing import TestClient
 from sqlalchemy.exc import OperationalError
 
-from carbon_points import terminals as of_terminals
 from carbon_points.api.app import create_app
 from carbon_points.api.signatures import Signatures, content_digest, signature_base
 from carbon_points.audit.verify import verify
+from carbon_points.directory import terminals as of_terminals
 from carbon_points.domain.terminal import TerminalIsSuspended
 from tests.api.city import Answer, City, city_in, hold, problem, same_again
 from tests.conftest import Clock

@@ -10,11 +10,11 @@ import pytest
 from sqlalchemy.exc import SQLAlchemyError
 
 from carbon_points import codes
-from carbon_points import payers as of_payers
 from carbon_points.codes import CodeExpired, CodeMalformed, CodeUnknown
 from carbon_points.directory import Directory, new_resident
-from carbon_points.payers import Payers, Throttled
-from tests.test_directory import at, execute, stored
+from carbon_points.directory import payers as of_payers
+from carbon_points.directory.payers import Payers, Throttled
+from tests.directory.test_directory import at, execute, stored
 
 KEY, OTHER = bytes(range(32)), bytes(32)
 Opening = Callable[..., Payers]

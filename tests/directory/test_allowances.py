@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from carbon_points.allowances import KEPT, LIFE, AllowanceInvalid
 from carbon_points.directory import Directory
+from carbon_points.directory.allowances import KEPT, LIFE, AllowanceInvalid
 from carbon_points.domain.refusal import Conflict
 from tests.given import NOON
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from carbon_points import terminals as of_terminals
 from carbon_points.directory import Directory
+from carbon_points.directory import terminals as of_terminals
+from carbon_points.directory.terminals import ActivationCodeUnknown, ActivationCodeUsed
 from carbon_points.domain.terminal import Identity, SigningKey
-from carbon_points.terminals import ActivationCodeUnknown, ActivationCodeUsed
 from tests.given import HOUR, NOON
 
 Opening = Callable[[], Directory]

@@ -2,9 +2,8 @@
 
 A binding says which resident a source's name for a person (a subject: a card number, a phone) means. Subjects are kept
 as keyed hashes only; erasing a resident destroys the bindings, and the log then holds figures about nobody. API keys
-are kept as SHA-256 of 32 random bytes; secrets of payment codes are sealed (payers.py), and so
-is the key that signs allowances (allowances.py). Unlike the read models, nothing
-here can be rebuilt: back it up.
+are kept as SHA-256 of 32 random bytes; secrets of payment codes are sealed (payers.py), and so is
+the key that signs allowances (allowances.py). Unlike the read models, nothing here can be rebuilt: back it up.
 """
 
 import base64
@@ -42,11 +41,11 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.schema import CreateSchema
 
-from carbon_points import allowances, payers, terminals
-from carbon_points.allowances import Allowances
+from carbon_points.directory import allowances, payers, terminals
+from carbon_points.directory.allowances import Allowances
+from carbon_points.directory.payers import Payers
 from carbon_points.domain.refusal import Refusal
 from carbon_points.journal.journal import Mode
-from carbon_points.payers import Payers
 from carbon_points.projections.read_model import write_ahead
 from carbon_points.sandbox import clock as sandbox_clock
 
