@@ -5,6 +5,7 @@ Every handler that is not public carries `guards=[takes("source", ...)]`. The ca
 
 import asyncio
 import secrets
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, cast
 
@@ -78,7 +79,8 @@ def must_own(caller: Caller, role: Role, owner: str) -> None:
 
 class KnownParameters:
     """Before every call: refuse query parameters that its description does not name, so that a misspelt filter is
-    never an answer about everything. Raises ApiError."""
+    never an answer about everything, and one that is said twice, since which of them counts is not ours to say.
+    Raises ApiError."""
 
     def __init__(self) -> None:
         self._known: dict[str, set[str]] = {}
@@ -90,9 +92,14 @@ class KnownParameters:
             self._known = _parameters(request.app.openapi_schema)
         handler = request.route_handler
         known = self._known.get(handler.operation_id) if isinstance(handler.operation_id, str) else None
-        if known is not None and (strange := sorted(set(request.query_params) - known)):
-            errors = [Detail(name, "is not a parameter of this call") for name in strange]
+        if known is None:
+            return
+        said = Counter(name for name, _ in request.query_params.multi_items())
+        errors = [Detail(name, "is not a parameter of this call") for name in sorted(said.keys() - known)]
+        if errors:
             raise ApiError("parameter-invalid", f"known are {', '.join(sorted(known)) or 'none'}", errors)
+        if errors := [Detail(name, "is said more than once") for name, times in sorted(said.items()) if times > 1]:
+            raise ApiError("parameter-invalid", errors=errors)
 
 
 def _parameters(description: OpenAPI) -> dict[str, set[str]]:

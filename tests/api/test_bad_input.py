@@ -218,6 +218,11 @@ class TestParameters:
         told = problem(city.get(path), 400, "parameter-invalid")
         assert [error["message"] for error in told["errors"]] == ["is not a parameter of this call"]
 
+    @pytest.mark.parametrize("path", ["/v1/actions?limit=1&limit=2", "/v1/webhooks?merchant=a&limit=9&merchant=a"])
+    def test_a_parameter_that_is_said_twice_is_refused(self, city: City, path: str) -> None:
+        told = problem(city.get(path), 400, "parameter-invalid")
+        assert [error["message"] for error in told["errors"]] == ["is said more than once"]
+
     @pytest.mark.parametrize(
         ("path", "code"),
         [
