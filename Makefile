@@ -4,6 +4,9 @@
 PYTHON ?= python3
 UV_RELEASE := uv>=0.13.9,<0.14
 UV := .uv/bin/uv
+# The interpreter of .venv: PYTHON where it is told; else the system's, since distributions build theirs for speed.
+INTERPRETER = $(shell for python in $(if $(filter file,$(origin PYTHON)),/usr/bin/python3) $(PYTHON); do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -60,9 +63,9 @@ clean: ## take away what setup and test made; data folders stay
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): $(UV) pyproject.toml uv.lock
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	@test -n "$(INTERPRETER)" || \
 		echo "$(PYTHON) is older than 3.11: uv takes a newer one from PATH, or downloads one for this project." >&2
-	$(UV) sync --locked --quiet
+	$(UV) sync --locked --quiet $(addprefix --python ,$(INTERPRETER))
 	@touch $@
 
 # A virtual environment where python3 can make one; where it cannot (Debian without python3-venv), the system's pip.

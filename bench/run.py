@@ -47,7 +47,7 @@ from carbon_points.journal.partition import Write
 QUICK = os.environ.get("BENCH") == "quick"
 SECONDS = 4 if QUICK else 12  # of each look through HTTP
 CONNECTIONS = (32, 128, 256)
-BULK = 40_000 if QUICK else 200_000  # actions of each bulk look
+BULK = 100_000 if QUICK else 200_000  # actions of each bulk look
 LONG, LOOKS = (20_000, 300) if QUICK else (100_000, 1_000)
 RATES = (500, 1_000) if QUICK else (500, 1_000, 2_000)
 RESIDENTS = 20_000
