@@ -223,10 +223,10 @@ def ingest(file: Path, source: str, report: Path | None, renames: tuple[str, ...
         raise click.UsageError("--as wants A=B")
     where = report or file.with_name(file.name + ".report.ndjson")
     columns = (TextColumn("{task.fields[told]}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    if settings.load().postgres:  # then a server works beside it, on the same cores perhaps
+        os.nice(FILE_NICE)  # before there is any thread, since each has a priority of its own
     with opened() as installation, Progress(*columns, console=console, transient=plain) as bar:
         calm_collector()
-        if installation.settings.postgres:  # then a server works beside it, on the same cores perhaps
-            os.nice(FILE_NICE)
         task = bar.add_task("ingest", total=_lines(file), told="reading")
 
         def progress(line: int, tally: Tally) -> None:

@@ -27,7 +27,7 @@ from carbon_points.journal.recorder import Unreachable
 
 MOST = 4
 PIECE = 2_000  # commands of one transaction
-SERVED_PIECE = 100  # where a server works on the database: while one is written, a terminal's customer waits
+SERVED_PIECE = 50  # where a server works on the database: while one is written, a terminal's customer waits
 LOOK_SECONDS = 2.0  # how often one looks whether there is a server
 PATIENCE_SECONDS = 20.0  # for one that decides what it has in hand, though nobody waits for it
 
