@@ -72,8 +72,9 @@ def ingest(
     `deciding` are the processes that decide, if this one alone is not enough.
     """
     journal, place = installation.journal, _place(installation, file, source, rename)
-    # While one batch is counted, others decide the next.
-    size, in_hand = (BATCH, BATCH) if deciding is None else (LARGE_BATCH, 2 * LARGE_BATCH)
+    # What is done once a batch (names looked up, a report written) is short where a server works beside it.
+    size = BATCH if deciding is None or journal.served() else LARGE_BATCH
+    in_hand = size if deciding is None else 2 * size  # while one batch is counted, others decide the next
     earlier = _read(place)
     done = earlier or _Progress(journal.heads(), in_hand)
     began, resumed_at, read_before = time.monotonic(), done.lines, done.tally.read
