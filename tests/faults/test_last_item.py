@@ -56,7 +56,7 @@ def test_the_last_item_is_never_sold_twice_under_fifty_concurrent_terminals(plac
             httpx.Client(
                 base_url=servers[n % 2].url,
                 headers={"Authorization": f"Bearer {secret}"},
-                limits=httpx.Limits(max_connections=1),
+                limits=httpx.Limits(max_connections=1, keepalive_expiry=1),  # before the server closes an idle one
                 timeout=60,
             )
             for n in range(TERMINALS)
