@@ -1,6 +1,5 @@
 """Allowances in the directory: one key for all processes, one text for one allowance, nobody's once they are erased."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -10,25 +9,11 @@ import pytest
 from carbon_points.directory import Directory
 from carbon_points.directory.allowances import KEPT, LIFE, AllowanceInvalid
 from carbon_points.domain.refusal import Conflict
+from tests.directory.conftest import KEY
 from tests.given import NOON
 
-KEY = bytes(range(32))
 R = "res_" + "a" * 20
 SECOND = timedelta(seconds=1)
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/directory.sqlite"
-    return request.getfixturevalue("postgres_url").replace("postgresql://", "postgresql+psycopg://")
-
-
-@pytest.fixture
-def directory(url: str) -> Iterator[Directory]:
-    made = Directory(url, KEY)
-    yield made
-    made.close()
 
 
 def test_processes_that_begin_at_once_sign_with_one_key(url: str) -> None:

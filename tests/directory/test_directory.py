@@ -1,7 +1,6 @@
 """The directory: whom a source means is found again, told to nobody, and can be forgotten; so are keys."""
 
 import stat
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,36 +10,9 @@ from sqlalchemy import create_engine, text
 
 from carbon_points import directory as of_directory
 from carbon_points.directory import Directory, OwnerInvalid, SubjectBound, new_resident, subject_key
+from tests.directory.conftest import KEY, Opening
 
-KEY, OTHER = bytes(range(32)), bytes(32)
-Opening = Callable[..., Directory]
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Each place where a directory can lie."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'directory.sqlite'}"
-    return request.getfixturevalue("postgres_url").replace("postgresql://", "postgresql+psycopg://")
-
-
-@pytest.fixture
-def opening(url: str) -> Iterator[Opening]:
-    """Opens the same directory, as often as it is asked: each as another process would."""
-    made: list[Directory] = []
-
-    def open_one(key: bytes = KEY) -> Directory:
-        made.append(Directory(url, key))
-        return made[-1]
-
-    yield open_one
-    for one in made:
-        one.close()
-
-
-@pytest.fixture
-def directory(opening: Opening) -> Directory:
-    return opening()
+OTHER = bytes(32)
 
 
 class TestBindings:

@@ -4,56 +4,34 @@ import base64
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from sqlalchemy.exc import SQLAlchemyError
 
 from carbon_points import codes
 from carbon_points.codes import CodeExpired, CodeMalformed, CodeUnknown
-from carbon_points.directory import Directory, new_resident
+from carbon_points.directory import new_resident
 from carbon_points.directory import payers as of_payers
 from carbon_points.directory.payers import Payers, Throttled
+from tests.directory.conftest import KEY, Opening
 from tests.directory.test_directory import at, execute, stored
 
-KEY, OTHER = bytes(range(32)), bytes(32)
-Opening = Callable[..., Payers]
+OTHER = bytes(32)
+OpeningPayers = Callable[..., Payers]
 NOW = datetime(2025, 6, 15, 4, 0, 30, tzinfo=UTC)
 STEP = codes.step_at(NOW)
 TILL = "shop/t1"
 NOBODYS = codes.made("000000000", bytes(codes.SECRET_BYTES), STEP)  # but in one of a thousand million runs
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Each place where a directory can lie."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'directory.sqlite'}"
-    return request.getfixturevalue("postgres_url").replace("postgresql://", "postgresql+psycopg://")
+@pytest.fixture
+def opening_payers(opening: Opening) -> OpeningPayers:
+    return lambda key=KEY: opening(key).payers
 
 
 @pytest.fixture
-def opening_directory(url: str) -> Iterator[Callable[..., Directory]]:
-    """Opens the same directory, as often as it is asked: each as another process would."""
-    made: list[Directory] = []
-
-    def open_one(key: bytes = KEY) -> Directory:
-        made.append(Directory(url, key))
-        return made[-1]
-
-    yield open_one
-    for one in made:
-        one.close()
-
-
-@pytest.fixture
-def opening(opening_directory: Callable[..., Directory]) -> Opening:
-    return lambda key=KEY: opening_directory(key).payers
-
-
-@pytest.fixture
-def payers(opening: Opening) -> Payers:
-    return opening()
+def payers(opening_payers: OpeningPayers) -> Payers:
+    return opening_payers()
 
 
 class Phone:
@@ -76,10 +54,10 @@ class Phone:
 
 class TestPayers:
     def test_a_code_says_who_pays_in_every_process_and_never_by_its_digits(
-        self, payers: Payers, opening: Opening
+        self, payers: Payers, opening_payers: OpeningPayers
     ) -> None:
         phone, other = Phone(payers), Phone(payers)
-        for one in (payers, opening()):
+        for one in (payers, opening_payers()):
             payer = one.payer(phone.code(), NOW)
             assert payer.resident == phone.resident
             assert payer.step.endswith(f":{STEP}")
@@ -128,10 +106,10 @@ class TestPayers:
         assert len(payers._known) <= 3
 
     def test_a_new_secret_stops_the_one_before_elsewhere_within_seconds(
-        self, payers: Payers, opening: Opening, url: str, monkeypatch: pytest.MonkeyPatch
+        self, payers: Payers, opening_payers: OpeningPayers, url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(of_payers, "FRESH_SECONDS", 0.0)
-        phone, elsewhere = Phone(payers), opening()
+        phone, elsewhere = Phone(payers), opening_payers()
         before = elsewhere.payer(phone.code(), NOW)
         old = phone.code()
         phone.told = payers.issue(phone.resident)
@@ -151,10 +129,8 @@ class TestPayers:
         with pytest.raises(CodeUnknown):
             payers.payer(phone.code(), NOW)
 
-    def test_an_erased_residents_phone_leads_to_nobody(
-        self, opening_directory: Callable[..., Directory], url: str
-    ) -> None:
-        directory = opening_directory()
+    def test_an_erased_residents_phone_leads_to_nobody(self, opening: Opening, url: str) -> None:
+        directory = opening()
         payers = directory.payers
         phone, kept = Phone(payers), Phone(payers)
         directory.bind("szt", ["card"], phone.resident)
@@ -171,16 +147,18 @@ class TestPayers:
         monkeypatch.setattr(of_payers.secrets, "randbelow", lambda _: next(drawn))
         assert [Phone(payers).told.handle, Phone(payers).told.handle] == ["000000007", "000000008"]
 
-    def test_two_processes_that_replace_one_secret_leave_one_that_works(self, opening: Opening, url: str) -> None:
-        processes, resident = [opening(), opening()], new_resident()
+    def test_two_processes_that_replace_one_secret_leave_one_that_works(
+        self, opening_payers: OpeningPayers, url: str
+    ) -> None:
+        processes, resident = [opening_payers(), opening_payers()], new_resident()
         with ThreadPoolExecutor(8) as threads:
             told = list(threads.map(lambda n: processes[n % 2].issue(resident), range(16)))
         [row] = stored(url, "payers")
         [last] = [one for one in told if one.handle == row["handle"]]
-        assert opening().payer(codes.made(last.handle, last.secret, STEP), NOW).resident == resident
+        assert opening_payers().payer(codes.made(last.handle, last.secret, STEP), NOW).resident == resident
 
     def test_what_is_stored_is_sealed_for_its_own_row_under_the_subject_key(
-        self, payers: Payers, opening: Opening, url: str
+        self, payers: Payers, opening_payers: OpeningPayers, url: str
     ) -> None:
         phone, thief = Phone(payers), Phone(payers)
         kept = str(stored(url, "payers"))
@@ -191,21 +169,21 @@ class TestPayers:
         of_thief = f"(SELECT p.sealed FROM {rows} p WHERE p.resident = '{thief.resident}')"
         execute(url, f"UPDATE {rows} SET sealed = {of_thief} WHERE resident = '{phone.resident}'")
         stolen = codes.made(phone.told.handle, thief.told.secret, STEP)
-        for one, code in ((opening(), stolen), (opening(OTHER), thief.code())):
+        for one, code in ((opening_payers(), stolen), (opening_payers(OTHER), thief.code())):
             with pytest.raises(CodeUnknown):
                 one.payer(code, NOW)
         assert payers.payer(thief.code(), NOW).resident == thief.resident
 
     def test_a_backend_is_made_codes_of_the_phones_own_secret_or_of_one_that_no_phone_has(
-        self, payers: Payers, opening: Opening
+        self, payers: Payers, opening_payers: OpeningPayers
     ) -> None:
         phone, without = Phone(payers), new_resident()
         assert payers.code(phone.resident, STEP)[0] == phone.code()
         code, payer = payers.code(without, STEP)
-        for one in (payers, opening()):
+        for one in (payers, opening_payers()):
             assert one.payer(code, NOW) == payer
             assert one.code(without, STEP) == (code, payer)
-        elsewhere = opening(OTHER)  # which cannot unseal what is there
+        elsewhere = opening_payers(OTHER)  # which cannot unseal what is there
         code, payer = elsewhere.code(without, STEP)
         assert elsewhere.payer(code, NOW) == payer
 
@@ -219,14 +197,14 @@ class TestPayers:
 
 class TestGuesses:
     def test_after_ten_wrong_codes_none_of_the_handle_is_looked_at_for_ten_minutes(
-        self, payers: Payers, opening: Opening
+        self, payers: Payers, opening_payers: OpeningPayers
     ) -> None:
         phone, other = Phone(payers), Phone(payers)
         wrong = phone.wrong()
         for _ in range(10):
             with pytest.raises(CodeUnknown):
                 payers.payer(next(wrong), NOW)
-        for one in (payers, opening()):  # a restart forgets nothing
+        for one in (payers, opening_payers()):  # a restart forgets nothing
             for code in (next(wrong), phone.code()):
                 with pytest.raises(Throttled) as refused:
                     one.payer(code, NOW + timedelta(seconds=60))
@@ -236,19 +214,21 @@ class TestGuesses:
         later = NOW + timedelta(minutes=10)
         assert payers.payer(phone.code(STEP + 10), later).resident == phone.resident
         with pytest.raises(CodeUnknown):
-            opening().payer(next(wrong), later)
-        assert opening().payer(phone.code(STEP + 10), later).resident == phone.resident
+            opening_payers().payer(next(wrong), later)
+        assert opening_payers().payer(phone.code(STEP + 10), later).resident == phone.resident
 
-    def test_each_ten_minutes_have_ten_guesses(self, payers: Payers, opening: Opening) -> None:
+    def test_each_ten_minutes_have_ten_guesses(self, payers: Payers, opening_payers: OpeningPayers) -> None:
         phone = Phone(payers)
         wrong = phone.wrong()
         for minutes in (0, 10, 25):
             now = NOW + timedelta(minutes=minutes)
-            told = [refused_by(one, next(wrong), now) for one in (payers, opening()) for _ in range(10)]
+            told = [refused_by(one, next(wrong), now) for one in (payers, opening_payers()) for _ in range(10)]
             assert told == [CodeUnknown] * 10 + [Throttled] * 10
 
-    def test_wrong_codes_at_several_processes_count_together(self, payers: Payers, opening: Opening) -> None:
-        phone, processes = Phone(payers), [payers, opening(), opening()]
+    def test_wrong_codes_at_several_processes_count_together(
+        self, payers: Payers, opening_payers: OpeningPayers
+    ) -> None:
+        phone, processes = Phone(payers), [payers, opening_payers(), opening_payers()]
         told = [refused_by(processes[n % 3], code) for n, code in zip(range(30), phone.wrong(), strict=False)]
         assert 10 <= told.count(CodeUnknown) <= 12, "each process may have been told of the last one too late"
         assert set(told[12:]) == {Throttled}
@@ -298,7 +278,7 @@ class TestGuessesAtOneTerminal:
         return lambda: next(guesses)
 
     def test_after_thirty_wrong_codes_none_is_looked_at_for_ten_minutes(
-        self, payers: Payers, opening: Opening, guess: Callable[[], str]
+        self, payers: Payers, opening_payers: OpeningPayers, guess: Callable[[], str]
     ) -> None:
         phone = Phone(payers)
         assert [refused_by(payers, guess(), till=TILL) for _ in range(30)] == [CodeUnknown] * 30
@@ -322,13 +302,13 @@ class TestGuessesAtOneTerminal:
         assert refused_by(payers, phone.code(), till=TILL) is Throttled
 
     def test_they_count_together_at_several_processes_and_a_restart_forgets_nothing(
-        self, payers: Payers, opening: Opening, guess: Callable[[], str]
+        self, payers: Payers, opening_payers: OpeningPayers, guess: Callable[[], str]
     ) -> None:
-        processes = [payers, opening(), opening()]
+        processes = [payers, opening_payers(), opening_payers()]
         told = [refused_by(processes[n % 3], guess(), till=TILL) for n in range(45)]
         assert 30 <= told.count(CodeUnknown) <= 32, "each process may have been told of the last one too late"
         assert set(told[33:]) == {Throttled}
-        restarted = opening()
+        restarted = opening_payers()
         told = [refused_by(restarted, guess(), till=TILL) for _ in range(3)]
         assert told == [CodeUnknown, Throttled, Throttled], "it learns how many there were by the first wrong one"
 
@@ -347,10 +327,12 @@ class TestGuessesAtOneTerminal:
             assert refused_by(payers, phone.code(STEP - 3), till=TILL) is CodeExpired
         assert stored(url, "wrong_codes") == []
 
-    def test_a_call_that_is_sent_again_late_is_taken_back(self, payers: Payers, opening: Opening, url: str) -> None:
+    def test_a_call_that_is_sent_again_late_is_taken_back(
+        self, payers: Payers, opening_payers: OpeningPayers, url: str
+    ) -> None:
         phone = Phone(payers)
         used, late = payers.payer(phone.code(), NOW, TILL), NOW + timedelta(hours=1)
-        for one in (payers, opening()):
+        for one in (payers, opening_payers()):
             with pytest.raises(CodeUnknown):
                 one.payer(phone.code(), late, TILL)
             assert one.was(phone.code(), used, TILL)

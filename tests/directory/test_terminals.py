@@ -1,40 +1,19 @@
 """The directory's copy of terminals: as new as the log, never older, and what it forgets it refuses."""
 
 import base64
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from carbon_points.directory import Directory
 from carbon_points.directory import terminals as of_terminals
 from carbon_points.directory.terminals import ActivationCodeUnknown, ActivationCodeUsed
 from carbon_points.domain.terminal import Identity, SigningKey
+from tests.directory.conftest import Opening
 from tests.given import HOUR, NOON
 
-Opening = Callable[[], Directory]
 OWNER = "shop/t1"
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def opening(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opening]:
-    """Opens the same directory, as often as it is asked: each as another process would."""
-    if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path / 'directory.sqlite'}"
-    else:
-        url = request.getfixturevalue("postgres_url").replace("postgresql://", "postgresql+psycopg://")
-    made: list[Directory] = []
-
-    def open_one() -> Directory:
-        made.append(Directory(url, bytes(32)))
-        return made[-1]
-
-    yield open_one
-    for one in made:
-        one.close()
 
 
 def identity(changes: int, *, suspended: bool = False, **keys: Any) -> Identity:
